@@ -1,0 +1,68 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-serve test test-sqlite test-postgres test-mysql matrix lint format bench \
+	pins clean driver
+
+PY := .venv/bin/python
+READY := .venv/.ready
+
+# make test-sqlite ARGS="-k claim": what pytest gets
+ARGS ?=
+RUN = $(PY) -m tests.run
+
+export PYTHON
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "make %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: $(READY) ## the example: enqueue, work, show the results
+	@$(PY) example/demo.py
+
+demo-serve: $(READY) ## the example with a web server and the admin
+	@$(PY) example/demo.py --serve
+
+test: $(READY) driver ## the tests on SQLite, PostgreSQL and MariaDB
+	@$(RUN) sqlite postgres mysql -- $(ARGS)
+
+test-sqlite: $(READY) ## the tests on SQLite
+	@$(RUN) sqlite -- $(ARGS)
+
+test-postgres: $(READY) ## the tests on PostgreSQL
+	@$(RUN) postgres -- $(ARGS)
+
+test-mysql: $(READY) driver ## the tests on MariaDB or MySQL
+	@$(RUN) mysql -- $(ARGS)
+
+matrix: ## the tests on every Python and Django found here
+	@scripts/matrix
+
+lint: $(READY) ## format, rules, types, layers and migrations
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy src
+	.venv/bin/lint-imports
+	DJANGO_SETTINGS_MODULE=tests.settings $(PY) -m django makemigrations --check --dry-run
+
+format: $(READY) ## rewrite the code in the project's format
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+bench: $(READY) ## the benchmarks; QUICK=1 for a short run
+	@$(PY) -m benchmarks $(if $(QUICK),--quick)
+
+pins: ## renew the pinned versions (needs uv)
+	uv pip compile --quiet --universal --upgrade --no-annotate --python-version 3.12 \
+		--custom-compile-command "make pins" \
+		pyproject.toml --group dev -o requirements-dev.txt
+	uv pip compile --quiet --universal --upgrade --no-annotate --python-version 3.12 \
+		--custom-compile-command "make pins" \
+		--group mysql -o requirements-mysql.txt
+
+clean: ## remove what these targets made
+	rm -rf .venv .venvs build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+driver: $(READY)
+	@scripts/install-mysqlclient
+
+$(READY): pyproject.toml requirements-dev.txt scripts/setup scripts/make-venv scripts/find-python
+	@scripts/setup

@@ -1,0 +1,105 @@
+"""What ``manage.py check`` says: settings always, and databases with ``--database``."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from django.apps import AppConfig, apps
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, connections, router
+
+if TYPE_CHECKING:
+    from .backend import DatabaseBackend
+
+
+def check_backend(backend: "DatabaseBackend") -> list[CheckMessage]:
+    """Return what is wrong with a backend's settings, without asking any database."""
+    if not apps.is_installed("durable_tasks"):
+        return [
+            Error(
+                f'TASKS["{backend.alias}"] uses durable_tasks, which is not in INSTALLED_APPS.',
+                hint='Add "durable_tasks" to INSTALLED_APPS, then run manage.py migrate.',
+                id="durable_tasks.E001",
+            )
+        ]
+    return [*_check_options(backend), *_check_router()]
+
+
+def _check_options(backend: "DatabaseBackend") -> Iterator[CheckMessage]:
+    try:
+        backend.durable_options.make_id  # noqa: B018  (imports the function)
+    except ImproperlyConfigured as error:
+        yield Error(
+            str(error),
+            hint="The README of django-durable-tasks has the table of options.",
+            id="durable_tasks.E002",
+        )
+
+
+def _check_router() -> Iterator[CheckMessage]:
+    from .models import Job
+    from .store import StoreNotSupported, store_for
+
+    alias = router.db_for_write(Job)
+    if alias not in connections.settings:
+        yield Error(
+            f"The database router sends durable_tasks.Job to {alias!r}, which is not in DATABASES.",
+            hint=f"Known databases: {', '.join(connections.settings)}.",
+            id="durable_tasks.E003",
+        )
+        return
+    try:
+        connection = connections[alias]
+        why = store_for(connection).driver_problem()
+    except StoreNotSupported as error:
+        why = str(error)
+    if why:
+        yield Error(
+            why,
+            hint="Send durable_tasks.Job to another database with a router, or use another driver.",
+            id="durable_tasks.E004",
+        )
+
+
+@register(Tags.database)
+def check_database(
+    app_configs: Sequence[AppConfig] | None = None,
+    databases: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> list[CheckMessage]:
+    """Return what is wrong with the jobs' database, if it is one of ``databases``."""
+    from .models import Job, Worker
+    from .store import StoreNotSupported, store_for
+
+    alias = router.db_for_write(Job)
+    if alias not in (databases or ()) or alias not in connections.settings:
+        return []
+    connection = connections[alias]
+    try:
+        store = store_for(connection)
+        messages = [
+            Warning(text, hint=hint, id="durable_tasks.W001")
+            for text, hint in store.settings_advice()
+        ]
+        if why := store.server_problem():
+            messages.append(Error(why, id="durable_tasks.E005"))
+        # While migrating, the tables are about to come.
+        if sys.argv[1:2] != ["migrate"]:
+            tables = connection.introspection.table_names()
+            missing = [
+                model._meta.db_table
+                for model in (Job, Worker)
+                if model._meta.db_table not in tables
+            ]
+            if missing:
+                messages.append(
+                    Error(
+                        f"The database {alias!r} has no table {' and no '.join(missing)}.",
+                        hint=f"Run manage.py migrate --database {alias}.",
+                        id="durable_tasks.E006",
+                    )
+                )
+        return messages
+    except (DatabaseError, StoreNotSupported):
+        return []  # said elsewhere, and better

@@ -1,0 +1,1 @@
+"""The periodic duties that any worker does: each is a ``tick(...)`` that returns a report."""

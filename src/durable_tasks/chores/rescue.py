@@ -1,0 +1,83 @@
+"""Jobs of workers that are gone run again, or fail."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from ..exceptions import TaskNotFound, WorkerLost
+from ..results import find_task
+from ..store import Claim, Finish, Store
+from ..store.registry import Registry, WorkerRow
+
+# After this many lost runs a job fails: it may be what kills its workers.
+MAX_LOST = 3
+
+
+@dataclass(slots=True)
+class Rescued:
+    """What a rescue did; ``next_look``: microseconds of database time, when to look again."""
+
+    workers: list[WorkerRow] = field(default_factory=list)
+    finishes: list[Finish] = field(default_factory=list)
+    next_look: int | None = None
+
+
+def tick(
+    store: Store,
+    now: datetime,
+    *,
+    seen: int,
+    backend_name: str,
+    timeout: float,
+    is_gone: Callable[[WorkerRow], bool],
+) -> Rescued:
+    """Remove the rows of this backend's lost workers and rescue the jobs nobody owns.
+
+    ``seen``: the present, as workers write it (database time in microseconds). ``timeout``:
+    seconds after which a worker counts as lost. ``is_gone``: whether a worker's process is known to
+    have ended, so that there is nothing to wait for.
+    """
+    report = Rescued()
+    registry = Registry(store)
+    # Before the rows of workers: a worker adds its row before it claims and removes it last.
+    owners = store.owners()
+    known = set()
+    for row in registry.all():
+        expires = row.last_seen + int(timeout * 1_000_000)
+        if row.backend_name != backend_name:
+            pass  # its own backend's workers know its timeout
+        elif (expires <= seen or is_gone(row)) and registry.remove(row):
+            report.workers.append(row)
+            continue
+        elif report.next_look is None or expires < report.next_look:
+            report.next_look = expires
+        known.add(row.id)
+    for owner in owners:
+        if owner not in known:
+            report.finishes += rescue_jobs(store, owner, now)
+    return report
+
+
+def rescue_jobs(store: Store, worker_id: str, now: datetime) -> list[Finish]:
+    """Rescue every RUNNING job of a lost worker; return the finishes that counted."""
+    done: list[Finish] = []
+    while claims := store.held_by(worker_id):
+        finishes = [_decide(claim, now) for claim in claims]
+        counted = store.finish(finishes, now=now)
+        done += [finish for finish in finishes if finish.id in counted]
+        if not counted:  # another worker was faster
+            break
+    return done
+
+
+def _decide(claim: Claim, now: datetime) -> Finish:
+    times = claim.lost + 1
+    error = WorkerLost(f"The worker {claim.worker_id!r} was lost while it had this job.")
+    if times >= MAX_LOST:
+        error.add_note(f"Lost for the {times}rd time: the job may be what ends its workers.")
+        return Finish.rescued(claim, error, again=False, now=now)
+    try:
+        fails = getattr(find_task(claim.task_path), "on_worker_lost", "retry") == "fail"
+    except TaskNotFound:
+        fails = False  # running it says what is wrong
+    return Finish.rescued(claim, error, again=not fails, now=now)

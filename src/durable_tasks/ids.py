@@ -1,0 +1,52 @@
+"""Ids of jobs: time-ordered by default, or made by ``OPTIONS["id_function"]``."""
+
+import os
+import sys
+import threading
+import time
+import uuid
+from typing import Any
+
+from .exceptions import DurableTasksError
+
+if sys.version_info >= (3, 14):
+    from uuid import uuid7
+else:
+    _lock = threading.Lock()
+    _last_stamp = 0
+
+    def uuid7() -> uuid.UUID:
+        """Return a UUID of version 7 that is greater than all this process made before.
+
+        Layout: RFC 9562, section 5.7; the 12 bits after the milliseconds hold the fraction of the
+        millisecond (section 6.2, method 3) and move on by at least one step at each call.
+        """
+        global _last_stamp
+        # 60 bits: milliseconds and 1/4096 of a millisecond.
+        ms, rest = divmod(time.time_ns(), 1_000_000)
+        stamp = (ms << 12) | (rest * 4096 // 1_000_000)
+        with _lock:
+            if stamp <= _last_stamp:
+                stamp = _last_stamp + 1
+            _last_stamp = stamp
+        random = int.from_bytes(os.urandom(8)) & (1 << 62) - 1
+        return uuid.UUID(
+            int=(stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | random
+        )
+
+
+def checked_id(value: Any) -> Any:
+    """Return what an ``id_function`` made as a ``UUID``, or as it is if it is an expression.
+
+    Raises ``DurableTasksError`` for anything else.
+    """
+    if isinstance(value, uuid.UUID) or hasattr(value, "resolve_expression"):
+        return value
+    if isinstance(value, str):
+        try:
+            return uuid.UUID(value)
+        except ValueError:
+            pass
+    raise DurableTasksError(
+        f"id_function must return a uuid.UUID or a string of one, not {value!r}."
+    )

@@ -1,0 +1,99 @@
+"""``TASKS[alias]["OPTIONS"]`` as one frozen object, or one clear error."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from .compat import EXPRESSION_IDS
+from .ids import uuid7
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of one backend.
+
+    ``id_function``: callable or dotted path; returns a ``uuid.UUID``, a string of one, or (Django
+    6.0 and later) a database expression.
+    ``worker_timeout``: seconds after which a worker that was not seen counts as lost.
+    ``max_result_size``: bytes of JSON that a return value may take.
+    """
+
+    id_function: Callable[[], Any] | str = uuid7
+    worker_timeout: float = 30.0
+    max_result_size: int = 4 * 1024 * 1024
+
+    where: str = field(default="", repr=False)  # the setting's full name, for errors
+
+    @cached_property
+    def make_id(self) -> Callable[[], Any]:
+        """The id function itself; a dotted path is imported at its first use.
+
+        Raises ``ImproperlyConfigured`` if the path leads nowhere or to something of no use.
+        """
+        name = f'{self.where}["id_function"]'
+        function = self.id_function
+        if isinstance(function, str):
+            if function == "uuid.uuid7":
+                return uuid7  # Python's own from 3.14 on, its equivalent before
+            try:
+                function = import_string(function)
+            except ImportError as error:
+                raise ImproperlyConfigured(f"{name} can't be imported: {error}") from error
+        if not callable(function):
+            raise ImproperlyConfigured(f"{name} must name a callable, not {function!r}.")
+        if hasattr(function, "resolve_expression") and not EXPRESSION_IDS:
+            raise ImproperlyConfigured(
+                f"{name} is a database expression; these need Django 6.0 or later. "
+                "Use a function that returns a uuid.UUID."
+            )
+        return function
+
+
+def parse_options(alias: str, given: Any) -> Options:
+    """Return the options of the backend ``alias``.
+
+    Raises ``ImproperlyConfigured`` with the full name of the key that is unknown or wrong.
+    """
+    where = f'TASKS["{alias}"]["OPTIONS"]'
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(f"{where} must be a dictionary, not {given!r}.")
+    known = list(_RULES)
+    for key in given:
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1)
+            hint = f'Did you mean "{near[0]}"?' if near else f"Known: {', '.join(known)}."
+            raise ImproperlyConfigured(f'{where}["{key}"] is not an option. {hint}')
+        _RULES[key](f'{where}["{key}"]', given[key])
+    return Options(**given, where=where)
+
+
+def _id_function(name: str, value: Any) -> None:
+    if not callable(value) and not (isinstance(value, str) and value):
+        raise ImproperlyConfigured(
+            f"{name} must be a callable or the dotted path of one, not {value!r}."
+        )
+
+
+def _seconds(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ImproperlyConfigured(f"{name} must be a number of seconds, not {value!r}.")
+    if not math.isfinite(value) or value < 1:
+        raise ImproperlyConfigured(f"{name} must be at least 1 second, not {value!r}.")
+
+
+def _bytes(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ImproperlyConfigured(f"{name} must be a whole number above 0, not {value!r}.")
+
+
+_RULES: dict[str, Callable[[str, Any], None]] = {
+    "id_function": _id_function,
+    "worker_timeout": _seconds,
+    "max_result_size": _bytes,
+}

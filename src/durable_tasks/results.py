@@ -1,0 +1,324 @@
+"""Between Python and a job's row: arguments, return values, errors, and Django's TaskResult."""
+
+import json
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from django.utils.module_loading import import_string
+
+from .compat import Task, TaskError, TaskResult, TaskResultStatus, normalize_json
+from .exceptions import NotSerializable, TaskCancelled, TaskNotFound
+from .statuses import JobStatus
+
+if TYPE_CHECKING:
+    from .models import Job
+
+# A traceback longer than this many characters loses its middle.
+MAX_TRACEBACK = 64 * 1024
+# Of a job's errors, the first and this many of the last are kept.
+LAST_ERRORS = 9
+
+_SHOWN_AS = {
+    JobStatus.READY: TaskResultStatus.READY,
+    JobStatus.SCHEDULED: TaskResultStatus.READY,
+    JobStatus.RUNNING: TaskResultStatus.RUNNING,
+    JobStatus.SUCCESSFUL: TaskResultStatus.SUCCESSFUL,
+    JobStatus.FAILED: TaskResultStatus.FAILED,
+    JobStatus.CANCELLED: TaskResultStatus.FAILED,
+}
+
+
+# JSON -----------------------------------------------------------------------------------------
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def dumps(value: Any, name: str) -> str:
+    """Return ``value`` as JSON that every supported database takes.
+
+    ``name`` is what an error calls the value. Raises ``NotSerializable``, naming the place inside
+    the value, for types that JSON lacks, NaN, infinity, NUL and lone surrogates.
+    """
+    try:
+        try:
+            text = _encode(value)
+        except TypeError:  # bytes, other mappings and sequences: what Django's API allows
+            text = _encode(normalize_json(value))
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise NotSerializable(_why(value, name) or f"{name} can't be stored: {error}") from error
+    if "\\u0000" in text and (why := _why(value, name)):
+        raise NotSerializable(why)
+    return text
+
+
+def _why(value: Any, name: str) -> str | None:
+    """Return what makes ``value`` impossible to store and where, or None if nothing is found."""
+    try:
+        return next(_faults(value, name), None)
+    except RecursionError:
+        return f"{name} is nested too deeply, or contains itself."
+
+
+def _faults(value: Any, name: str) -> Iterator[str]:
+    match value:
+        case str() if "\0" in value:
+            yield f"{name} contains a NUL character, which databases can't store."
+        case str():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                yield f"{name} contains a lone surrogate, which is no valid text."
+        case float() if value != value or value in (float("inf"), float("-inf")):
+            yield f"{name} is {value!r}, which JSON can't carry."
+        case bool() | int() | float() | None:
+            pass
+        case bytes():
+            try:
+                yield from _faults(value.decode(), name)
+            except UnicodeDecodeError:
+                yield f"{name} is bytes that are not UTF-8, which JSON can't carry."
+        case Mapping():
+            for key, item in value.items():
+                if not isinstance(key, str | int | float | bool | bytes | None):
+                    yield f"{name} has a key of type {type(key).__name__}: {key!r}."
+                yield from _faults(key, f"a key of {name}")
+                yield from _faults(item, f"{name}[{key!r}]")
+        case Sequence():
+            for index, item in enumerate(value):
+                yield from _faults(item, f"{name}[{index}]")
+        case _:
+            yield f"{name} is of type {type(value).__name__}, which JSON can't carry."
+
+
+# Errors ---------------------------------------------------------------------------------------
+
+
+def storable(text: str) -> str:
+    """Return ``text`` with NUL and lone surrogates written out, so that every database takes it."""
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def class_path(exception: BaseException) -> str:
+    """Return the import path of the exception's class, at most 255 characters."""
+    return storable(f"{type(exception).__module__}.{type(exception).__qualname__}")[:255]
+
+
+def format_traceback(exception: BaseException) -> str:
+    """Return the traceback as text, cut in its middle above ``MAX_TRACEBACK`` characters."""
+    try:
+        text = storable("".join(traceback.format_exception(exception)))
+    except Exception as error:  # an exception whose own methods raise
+        text = f"{class_path(exception)}: (can't be printed: {type(error).__name__})\n"
+    if len(text) <= MAX_TRACEBACK:
+        return text
+    half = MAX_TRACEBACK // 2
+    cut = len(text) - 2 * half
+    return f"{text[:half]}\n[... {cut} characters left out ...]\n{text[-half:]}"
+
+
+def add_error(
+    errors: list[dict[str, Any]] | None,
+    exception: BaseException,
+    *,
+    attempt: int,
+    worker_id: str | None,
+    started_at: datetime | None,
+    finished_at: datetime,
+) -> list[dict[str, Any]]:
+    """Return the job's errors with one more entry, the first and the last nine kept."""
+    entry = {
+        "attempt": attempt,
+        "worker_id": worker_id,
+        "started_at": started_at and started_at.isoformat(),
+        "finished_at": finished_at.isoformat(),
+        "exception_class_path": class_path(exception),
+        "traceback": format_traceback(exception),
+    }
+    errors = [*(errors or ()), entry]
+    return errors if len(errors) <= LAST_ERRORS + 1 else [errors[0], *errors[-LAST_ERRORS:]]
+
+
+# Tasks by path --------------------------------------------------------------------------------
+
+
+def find_task(path: str) -> Task:
+    """Return the task that ``path`` names.
+
+    Raises ``TaskNotFound`` if the path can't be imported or names something that is no task.
+    """
+    try:
+        found = import_string(path)
+    except Exception as error:  # importing runs the project's code: anything may come
+        raise TaskNotFound(
+            f"The task {path!r} can't be imported ({type(error).__name__}: {error}). "
+            "Was it renamed or removed?"
+        ) from error
+    if not isinstance(found, Task):
+        raise TaskNotFound(f"{path!r} is no task but {type(found).__name__}: is @task missing?")
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _missing_task_function(path: str) -> Callable[..., Any]:
+    def missing(context: Any = None, *args: Any, **kwargs: Any) -> None:
+        find_task(path)
+
+    missing.__module__, _, missing.__qualname__ = path.rpartition(".")
+    return missing
+
+
+def as_enqueued(
+    task: Task | None,
+    path: str,
+    *,
+    priority: int,
+    queue_name: str,
+    run_after: datetime | None,
+    backend: str,
+) -> Task:
+    """Return the task as one of its jobs was enqueued; a stand-in if ``task`` is None.
+
+    Not ``Task.using()``: that would validate what was valid then against today's settings.
+    """
+    changes: dict[str, Any] = {
+        "priority": priority,
+        "queue_name": queue_name,
+        "run_after": run_after,
+        "backend": backend,
+    }
+    if task is None:
+        changes |= {"func": _missing_task_function(path), "takes_context": False}
+    elif all(getattr(task, name) == value for name, value in changes.items()):
+        return task
+    made: Task = object.__new__(Task if task is None else type(task))
+    for field in fields(made):
+        value = changes[field.name] if field.name in changes else getattr(task, field.name)
+        object.__setattr__(made, field.name, value)
+    return made
+
+
+# Results --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DurableTaskResult(TaskResult):
+    """Django's ``TaskResult`` of one of our jobs, with the row itself as ``.job``."""
+
+    _attempts: int = 0
+
+    @property
+    def attempts(self) -> int:
+        """How often the job was started; stored, since old errors may have been dropped."""
+        return self._attempts
+
+    @property
+    def job(self) -> "Job":
+        """The job's row, read anew. Raises ``TaskResultDoesNotExist`` if it was deleted."""
+        return self.task.get_backend().get_job(self.id)  # type: ignore[attr-defined, no-any-return]
+
+    def refresh(self) -> None:
+        """Read the result's state anew from the database."""
+        self._take(self.task.get_backend().get_result(self.id))
+
+    async def arefresh(self) -> None:
+        """Read the result's state anew from the database."""
+        self._take(await self.task.get_backend().aget_result(self.id))
+
+    def _take(self, fresh: TaskResult) -> None:
+        for name in _REFRESHED:
+            object.__setattr__(self, name, getattr(fresh, name))
+
+
+_REFRESHED = (
+    "status",
+    "enqueued_at",
+    "started_at",
+    "finished_at",
+    "last_attempted_at",
+    "errors",
+    "worker_ids",
+    "_return_value",
+    "_attempts",
+)
+
+
+def make_result(
+    *,
+    task: Task,
+    id: UUID,
+    status: str,
+    enqueued_at: datetime,
+    args: Any,
+    kwargs: Any,
+    started_at: datetime | None = None,
+    finished_at: datetime | None = None,
+    last_attempted_at: datetime | None = None,
+    entries: Sequence[Mapping[str, Any]] = (),
+    worker_id: str | None = None,
+    attempts: int = 0,
+    return_value: Any = None,
+) -> DurableTaskResult:
+    """Return a ``TaskResult``; ``status`` is the job's and ``entries`` are the job's errors."""
+    errors = [
+        TaskError(exception_class_path=entry["exception_class_path"], traceback=entry["traceback"])
+        for entry in entries
+    ]
+    if status == JobStatus.CANCELLED:
+        path = f"{TaskCancelled.__module__}.{TaskCancelled.__qualname__}"
+        errors.append(TaskError(exception_class_path=path, traceback=""))
+    worker_ids = [entry["worker_id"] for entry in entries if entry["worker_id"]]
+    if worker_id:
+        worker_ids.append(worker_id)
+    result = DurableTaskResult(
+        task=task,
+        id=str(id),
+        status=_SHOWN_AS[JobStatus(status)],
+        enqueued_at=enqueued_at,
+        started_at=started_at,
+        finished_at=finished_at,
+        last_attempted_at=last_attempted_at,
+        args=args,
+        kwargs=kwargs,
+        backend=task.backend,
+        errors=errors,
+        worker_ids=worker_ids,
+        _attempts=attempts,
+    )
+    object.__setattr__(result, "_return_value", return_value)
+    return result
+
+
+def to_result(job: "Job") -> DurableTaskResult:
+    """Return a row as Django's ``TaskResult``."""
+    try:
+        task = find_task(job.task_path)
+    except TaskNotFound:
+        task = None
+    return make_result(
+        task=as_enqueued(
+            task,
+            job.task_path,
+            priority=job.priority,
+            queue_name=job.queue_name,
+            run_after=job.run_after,
+            backend=job.backend_name,
+        ),
+        id=job.id,
+        status=job.status,
+        enqueued_at=job.enqueued_at,
+        args=job.args,
+        kwargs=job.kwargs,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        last_attempted_at=job.last_attempted_at,
+        entries=job.errors or (),
+        worker_id=job.worker_id,
+        attempts=job.attempts,
+        return_value=job.return_value,
+    )

@@ -1,0 +1,62 @@
+"""What the engine asks of a database."""
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from .base import Store, StoreNotSupported
+from .messages import Claim, Exchange, Finish, NewJob, Queues
+
+__all__ = [
+    "Claim",
+    "Exchange",
+    "Finish",
+    "NewJob",
+    "Queues",
+    "Store",
+    "StoreNotSupported",
+    "own_connection",
+    "store_for",
+]
+
+
+def store_for(connection: BaseDatabaseWrapper, *, own: bool = False) -> Store:
+    """Return the store for this connection's database.
+
+    ``own``: the connection is the engine's alone (see ``own_connection()``), so that the store may
+    begin and end transactions as suits it; otherwise it keeps to the caller's.
+    Raises ``StoreNotSupported`` for a database or a driver that has no store.
+    """
+    return _store_class(connection)(connection, own=own)
+
+
+def own_connection(alias: str) -> BaseDatabaseWrapper:
+    """Return a new connection to the database ``alias`` that only its maker uses.
+
+    It is none of ``django.db.connections`` and comes from no pool: what the engine sets on it is
+    never seen by the project's queries. It belongs to the thread that calls this.
+    """
+    from django.db import connections
+
+    made = connections.create_connection(alias)
+    made.settings_dict = _store_class(made).own_settings(made.settings_dict)
+    return made
+
+
+def _store_class(connection: BaseDatabaseWrapper) -> type[Store]:
+    # The project's one late import: each store needs its own database's driver.
+    match connection.vendor:
+        case "postgresql":
+            from .postgresql import PostgreSQLStore
+
+            return PostgreSQLStore
+        case "mysql":
+            from .mysql import MySQLStore
+
+            return MySQLStore
+        case "sqlite":
+            from .sqlite import SQLiteStore
+
+            return SQLiteStore
+    raise StoreNotSupported(
+        f"The database {connection.alias!r} is of the kind {connection.vendor!r}; durable_tasks "
+        "supports PostgreSQL, MySQL, MariaDB and SQLite."
+    )

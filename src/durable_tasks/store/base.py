@@ -1,0 +1,458 @@
+"""The contract between the engine and a database, and what all databases share."""
+
+import json
+import random
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DataError, IntegrityError, OperationalError, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from ..exceptions import RefusedByDatabase
+from ..models import Job
+from .messages import (
+    CLAIM_COLUMNS,
+    MAX_BATCH,
+    Claim,
+    Exchange,
+    Finish,
+    NewJob,
+    Queues,
+    batches,
+    claim_order,
+)
+
+TABLE = Job._meta.db_table
+
+# Rows of one multi-row INSERT.
+INSERT_BATCH = 100
+
+
+class StoreNotSupported(ImproperlyConfigured):
+    """There is no store for this database or driver."""
+
+
+# The contract ---------------------------------------------------------------------------------
+
+
+class Store(ABC):
+    """What the engine asks of a database, on one connection."""
+
+    # Can many workers claim at once without waiting for each other?
+    claims_in_parallel = True
+    # Can a row's value be longer than the database takes in one statement? Bytes, or None.
+    max_value_size: int | None = None
+
+    def __init__(self, connection: BaseDatabaseWrapper, *, own: bool = False) -> None:
+        self.connection = connection
+        self.own = own
+        self._in_transaction = False
+
+    @classmethod
+    def own_settings(cls, database: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of a database as the engine's own connection wants them."""
+        return {
+            **database,
+            "OPTIONS": {**database.get("OPTIONS", {})},
+            "CONN_MAX_AGE": None,  # it stays open until the engine closes it
+            "ATOMIC_REQUESTS": False,
+            "AUTOCOMMIT": True,
+        }
+
+    # What the checks ask
+
+    def driver_problem(self) -> str | None:
+        """Return why the connection's driver will not do, or None; asks no server."""
+        return None
+
+    def server_problem(self) -> str | None:
+        """Return why the connection's server will not do, or None."""
+        return None
+
+    def settings_advice(self) -> list[tuple[str, str]]:
+        """Return what would run better with another setting: pairs of a text and a hint."""
+        return []
+
+    # Insert
+
+    def insert(self, rows: Sequence[NewJob]) -> list[UUID]:
+        """Insert jobs in the caller's transaction and return their ids, in order."""
+        if any(hasattr(row.id, "resolve_expression") for row in rows):
+            return self._insert_expressions(rows)
+        if len(rows) <= INSERT_BATCH:
+            self._insert(rows)
+        else:
+            with transaction.atomic(using=self.connection.alias, savepoint=False):
+                for start in range(0, len(rows), INSERT_BATCH):
+                    self._insert(rows[start : start + INSERT_BATCH])
+        return [row.id for row in rows]
+
+    def _insert(self, rows: Sequence[NewJob]) -> None:
+        if not rows:
+            return
+        params = [value for row in rows for value in self._insert_params(row)]
+        with self.connection.cursor() as cursor:
+            cursor.execute(self._INSERT + ",".join([self._INSERT_ROW] * len(rows)), params)
+
+    _INSERT = f"INSERT INTO {TABLE} ({', '.join(NewJob.__slots__)}) VALUES "
+    _INSERT_ROW = f"({', '.join(['%s'] * len(NewJob.__slots__))})"
+
+    def _insert_params(self, row: NewJob) -> list[Any]:
+        to_time = self.to_time
+        return [
+            self.to_id(row.id),
+            row.status,
+            row.backend_name,
+            row.queue_name,
+            row.priority,
+            row.task_path,
+            row.args,
+            row.kwargs,
+            to_time(row.run_after),
+            to_time(row.run_at),
+            to_time(row.enqueued_at),
+            row.attempts,
+            row.lost,
+            row.lease,
+        ]
+
+    def _insert_expressions(self, rows: Sequence[NewJob]) -> list[UUID]:
+        ids = []
+        with transaction.atomic(using=self.connection.alias, savepoint=False):
+            for row in rows:
+                values = {name: getattr(row, name) for name in NewJob.__slots__}
+                values |= {"args": json.loads(row.args), "kwargs": json.loads(row.kwargs)}
+                job = Job(**values)
+                job.save(using=self.connection.alias, force_insert=True)
+                ids.append(job.id)
+        return ids
+
+    # Claim, finish, exchange
+
+    def exchange(
+        self,
+        finishes: Sequence[Finish],
+        want: int,
+        *,
+        queues: Queues,
+        worker_id: str,
+        now: datetime,
+    ) -> Exchange:
+        """Save what ended and claim up to ``want`` jobs of ``queues``, in one transaction.
+
+        A finish counts only if the job still has its lease. A finish that the database refuses as
+        data becomes a failure with the reason; the others are saved. ``now``: database time.
+
+        Raises Django's ``DatabaseError`` if the database can't be reached or does not answer in
+        time: then nothing is known of what was sent, and sending it again is safe.
+        """
+        first, *rest = batches(finishes)
+        counted: set[UUID] = set()
+        for batch in rest:
+            counted |= self._save(batch, 0, queues, worker_id, now).counted
+        exchange = self._save(first, want, queues, worker_id, now)
+        exchange.counted |= counted
+        return exchange
+
+    def finish(self, finishes: Sequence[Finish], *, now: datetime) -> set[UUID]:
+        """Save what ended, as ``exchange()`` does, and return the ids that counted."""
+        counted: set[UUID] = set()
+        for batch in batches(finishes):
+            counted |= self._save(batch, 0, Queues("", ()), "", now).counted
+        return counted
+
+    def _save(
+        self, batch: list[Finish], want: int, queues: Queues, worker_id: str, now: datetime
+    ) -> Exchange:
+        if not batch and not want:
+            return Exchange(set(), [])
+        try:
+            self.check_size(batch)
+            return self._retried(lambda: self._exchange(batch, want, queues, worker_id, now))
+        except (DataError, IntegrityError, ValueError, OverflowError) as error:
+            if not batch:
+                raise
+            reason: Exception = error
+        except Exception as error:
+            if not batch or not self.is_data_error(error):
+                raise
+            reason = error
+        # Halve until the refused finish is alone; then it fails for that reason.
+        if len(batch) > 1:
+            half = len(batch) // 2
+            left = self._save(batch[:half], 0, queues, worker_id, now)
+            right = self._save(batch[half:], want, queues, worker_id, now)
+            return Exchange(left.counted | right.counted, right.claims)
+        finish = batch[0]
+        if isinstance(finish.exception, RefusedByDatabase) or finish.claim is None:
+            raise reason
+        refused = RefusedByDatabase(
+            f"The database refused the job's ending ({finish.status}): "
+            f"{type(reason).__name__}: {str(reason)[:500]}"
+        )
+        instead = Finish.failed(
+            finish.claim,
+            refused,
+            worker_id=worker_id or finish.claim.worker_id or "",
+            started_at=finish.last_attempted_at or now,
+            finished_at=finish.finished_at or now,
+        )
+        # The caller's message says from now on what was written.
+        for name in Finish.__slots__:
+            setattr(finish, name, getattr(instead, name))
+        return self._save([finish], want, queues, worker_id, now)
+
+    def check_size(self, batch: Sequence[Finish]) -> None:
+        """Raise ``DataError`` if a finish is longer than the server takes."""
+        limit = self.max_value_size
+        for finish in batch:
+            if limit is not None and finish.size > limit:
+                raise DataError(f"{finish.size} bytes; this database takes {limit} at most.")
+
+    @abstractmethod
+    def _exchange(
+        self, batch: list[Finish], want: int, queues: Queues, worker_id: str, now: datetime
+    ) -> Exchange:
+        """One transaction: save ``batch``, claim up to ``want``."""
+
+    # What MySQL and SQLite share: read the best jobs under lock, then take them
+
+    def _claim(self, want: int, queues: Queues, worker_id: str, now: datetime) -> list[Claim]:
+        """Claim inside a transaction: a SELECT for each queue, one UPDATE of what is taken."""
+        claims = self._best(want, queues)
+        if claims:
+            at = self.to_time(now)
+            with self.connection.cursor() as cursor:
+                cursor.execute(
+                    f"UPDATE {TABLE} SET status = 'RUNNING', worker_id = %s, lease = lease + 1, "
+                    "attempts = attempts + 1, started_at = COALESCE(started_at, %s), "
+                    f"last_attempted_at = %s WHERE id IN ({marks(len(claims))})",
+                    [worker_id, at, at, *(self.to_id(claim.id) for claim in claims)],
+                )
+            for claim in claims:
+                claim.lease += 1
+                claim.attempts += 1
+        return claims
+
+    def _best(self, want: int, queues: Queues) -> list[Claim]:
+        """Return the best ``want`` READY jobs of all the queues together, locked.
+
+        Each queue is read with equality, in the order of durable_job_ready, up to its share.
+        """
+        names = self.queue_names(queues)
+        shares = {name: want for name in names}
+        if len(names) > 1:
+            shares = self._shares(want, queues.backend_name, names)
+        found: list[Claim] = []
+        for name, share in shares.items():
+            rows = self.rows(self._BEST, [queues.backend_name, name, share])
+            found += map(self.to_claim, rows)
+        found.sort(key=claim_order)
+        return found
+
+    _BEST = f"""SELECT {", ".join(CLAIM_COLUMNS)} FROM {TABLE}
+        WHERE status = 'READY' AND backend_name = %s AND queue_name = %s
+        ORDER BY priority DESC, run_at, id LIMIT %s"""
+
+    def _shares(self, want: int, backend_name: str, names: list[str]) -> dict[str, int]:
+        """Return how many of the best ``want`` jobs are in each queue, looking without locks."""
+        heads = []
+        for name in names:
+            rows = self.rows(
+                f"SELECT priority, run_at FROM {TABLE} "
+                "WHERE status = 'READY' AND backend_name = %s AND queue_name = %s "
+                "ORDER BY priority DESC, run_at, id LIMIT %s",
+                [backend_name, name, want],
+            )
+            heads += [(-priority, run_at, name) for priority, run_at in rows]
+        heads.sort()
+        return dict(Counter(name for _, _, name in heads[:want]))
+
+    # Promote, next due time
+
+    @abstractmethod
+    def promote(self, now: datetime, limit: int = MAX_BATCH) -> int:
+        """Make up to ``limit`` scheduled jobs that are due READY; return how many."""
+
+    def next_due(self) -> datetime | None:
+        """Return when the next scheduled job is due, or None if there is none."""
+        row = self.row(f"SELECT MIN(run_at) FROM {TABLE} WHERE status = 'SCHEDULED'")
+        return self.from_time(row[0])
+
+    # Rescue
+
+    def held_by(self, worker_id: str, limit: int = MAX_BATCH) -> list[Claim]:
+        """Return up to ``limit`` RUNNING jobs of a worker, as claims."""
+        rows = self.rows(
+            f"SELECT {', '.join(CLAIM_COLUMNS)}, worker_id FROM {TABLE} "
+            "WHERE status = 'RUNNING' AND worker_id = %s LIMIT %s",
+            [worker_id, limit],
+        )
+        return [self.to_claim(row) for row in rows]
+
+    def tokens_of(self, worker_id: str) -> list[tuple[UUID, int]]:
+        """Return id and lease of each RUNNING job of a worker."""
+        rows = self.rows(
+            f"SELECT id, lease FROM {TABLE} WHERE status = 'RUNNING' AND worker_id = %s",
+            [worker_id],
+        )
+        return [(self.from_id(id), lease) for id, lease in rows]
+
+    def owners(self) -> list[str]:
+        """Return the ids of workers that own RUNNING jobs.
+
+        Hops along durable_job_running, one look-up a worker, however many jobs each one has.
+        """
+        return self._hops("worker_id", "status = 'RUNNING'", [])
+
+    # Prune
+
+    @abstractmethod
+    def prune(
+        self,
+        statuses: Sequence[str],
+        before: datetime,
+        *,
+        backend_name: str,
+        queue_names: Sequence[str] | None = None,
+        limit: int = 5000,
+    ) -> int:
+        """Delete up to ``limit`` jobs of ``statuses`` that finished before; return how many."""
+
+    # Time and values
+
+    @abstractmethod
+    def database_time(self) -> float:
+        """Return the database's clock, in seconds since 1970."""
+
+    def to_time(self, value: datetime | None) -> Any:
+        return self.connection.ops.adapt_datetimefield_value(value)
+
+    def from_time(self, value: Any) -> datetime | None:
+        return value  # type: ignore[no-any-return]
+
+    def to_id(self, value: UUID) -> Any:
+        return value if self.connection.features.has_native_uuid_field else value.hex
+
+    def from_id(self, value: Any) -> UUID:
+        return value if isinstance(value, UUID) else UUID(value)
+
+    def to_claim(self, row: Sequence[Any]) -> Claim:
+        """Return a row of ``CLAIM_COLUMNS`` (and perhaps ``worker_id``) as a claim."""
+        claim = Claim(*row)
+        claim.id = self.from_id(claim.id)
+        for name in _CLAIM_TIMES:
+            setattr(claim, name, self.from_time(getattr(claim, name)))
+        return claim
+
+    # Faults
+
+    def is_data_error(self, error: Exception) -> bool:
+        """Return whether the database refused the values, rather than failed to work."""
+        return isinstance(error, (DataError, IntegrityError))
+
+    def is_busy(self, error: Exception) -> bool:
+        """Return whether this is an ordinary conflict, such as a deadlock: trying again helps."""
+        return False
+
+    # Seconds: the shortest pause before a transaction that met a conflict is tried again, and for
+    # how long it is tried.
+    retry_pause: ClassVar[float] = 0.005
+    retry_for: ClassVar[float] = 5.0
+
+    def _retried[T](self, work: Callable[[], T]) -> T:
+        """Run a whole transaction, again after a conflict, with a jittered and growing pause."""
+        if not self.own or self._in_transaction:
+            return work()
+        end = time.monotonic() + self.retry_for
+        tried = 0
+        while True:
+            try:
+                return work()
+            except OperationalError as error:
+                if not self.is_busy(error) or time.monotonic() > end:
+                    raise
+            tried += 1
+            time.sleep(self.retry_pause * random.uniform(1, min(1 + tried, 10)))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """One transaction on our own connection; the caller's, or a part of it, elsewhere."""
+        if not self.own:
+            with transaction.atomic(using=self.connection.alias):
+                yield
+            return
+        with self.connection.cursor() as cursor:
+            cursor.execute(self._BEGIN)
+            self._in_transaction = True
+            try:
+                yield
+                cursor.execute("COMMIT")
+            except BaseException:
+                try:
+                    cursor.execute("ROLLBACK")
+                except Exception:
+                    self.connection.close()  # what ends the transaction as well
+                raise
+            finally:
+                self._in_transaction = False
+
+    _BEGIN = "BEGIN"
+
+    # Queries
+
+    def rows(self, sql: str, params: Sequence[Any] = ()) -> list[Any]:
+        def work() -> list[Any]:
+            with self.connection.cursor() as cursor:
+                cursor.execute(sql, params)
+                return cursor.fetchall()
+
+        return self._retried(work)
+
+    def row(self, sql: str, params: Sequence[Any] = ()) -> Any:
+        rows = self.rows(sql, params)
+        return rows[0] if rows else None
+
+    def changed(self, sql: str, params: Sequence[Any] = ()) -> int:
+        """Run one statement that changes rows; return how many."""
+
+        def work() -> int:
+            with self.connection.cursor() as cursor:
+                cursor.execute(sql, params)
+                return cursor.rowcount
+
+        return self._retried(work)
+
+    def _hops(self, column: str, condition: str, params: list[Any]) -> list[str]:
+        """Return the distinct values of an index's column by one look-up for each."""
+        sql = f"SELECT MIN({column}) FROM {TABLE} WHERE {condition}"
+        found: list[str] = []
+        value = self.row(sql, params)[0]
+        while value is not None:
+            found.append(value)
+            value = self.row(f"{sql} AND {column} > %s", [*params, value])[0]
+        return found
+
+    def queue_names(self, queues: Queues) -> list[str]:
+        """Return the queues to look at, those that have a READY job if all are served."""
+        if queues.names is not None:
+            return list(queues.names)
+        names = self._hops(
+            "queue_name", "status = 'READY' AND backend_name = %s", [queues.backend_name]
+        )
+        return [name for name in names if name not in queues.excluded]
+
+
+_CLAIM_TIMES = ("run_after", "run_at", "enqueued_at", "started_at", "last_attempted_at")
+
+
+def marks(count: int) -> str:
+    """Return ``count`` placeholders."""
+    return ",".join(["%s"] * count)

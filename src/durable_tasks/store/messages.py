@@ -1,0 +1,249 @@
+"""What the engine and a store say to each other: new jobs, claims, and what became of them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from ..results import add_error, dumps
+from ..statuses import JobStatus
+
+# A batch of finishes is bounded by count and by bytes of JSON.
+MAX_BATCH = 500
+MAX_BATCH_BYTES = 1024 * 1024
+
+
+@dataclass(slots=True)
+class NewJob:
+    """A job to insert; ``args`` and ``kwargs`` are JSON. The fields are the INSERT's columns."""
+
+    id: Any  # a UUID, or a database expression
+    status: str
+    backend_name: str
+    queue_name: str
+    priority: int
+    task_path: str
+    args: str
+    kwargs: str
+    run_after: datetime | None
+    run_at: datetime
+    enqueued_at: datetime
+    attempts: int = 0
+    lost: int = 0
+    lease: int = 0
+
+
+@dataclass(slots=True)
+class Claim:
+    """A job that a worker has taken, as the row was *before* but for lease and attempts."""
+
+    id: UUID
+    lease: int  # this claim's token
+    attempts: int  # this run counted
+    task_path: str
+    queue_name: str
+    priority: int
+    args: str  # JSON
+    kwargs: str  # JSON
+    run_after: datetime | None
+    run_at: datetime
+    enqueued_at: datetime
+    started_at: datetime | None  # of the first run, if this is not the first
+    last_attempted_at: datetime | None  # of the run before
+    lost: int
+    errors: str | None  # JSON
+    worker_id: str | None = None
+
+
+CLAIM_COLUMNS = tuple(name for name in Claim.__slots__ if name != "worker_id")
+
+
+@dataclass(slots=True)
+class Finish:
+    """What becomes of a claim: written only if the job still has the claim's lease.
+
+    ``writes`` names the columns that this ending changes, as attributes of this object; the
+    statements are generated from it.
+    """
+
+    id: UUID
+    fence: int  # the lease that the row must have
+    writes: tuple[str, ...]
+    status: str
+    started_at: datetime | None = None
+    last_attempted_at: datetime | None = None
+    finished_at: datetime | None = None
+    return_value: str | None = None  # JSON
+    errors: str | None = None  # JSON
+    exception_class_path: str | None = None
+    worker_id: str | None = None
+    lease: int = 0
+    attempts: int = 0
+    lost: int = 0
+    # Not stored: what the announcement needs.
+    claim: Claim | None = field(default=None, repr=False)
+    exception: BaseException | None = field(default=None, repr=False)
+
+    @classmethod
+    def succeeded(
+        cls, claim: Claim, return_value: str | None, *, started_at: datetime, finished_at: datetime
+    ) -> "Finish":
+        """The task returned. ``return_value``: JSON, or None for None."""
+        return cls(
+            claim.id,
+            claim.lease,
+            SUCCEEDED,
+            JobStatus.SUCCESSFUL.value,
+            claim.started_at or started_at,
+            started_at,
+            finished_at,
+            return_value,
+            claim=claim,
+        )
+
+    @classmethod
+    def failed(
+        cls,
+        claim: Claim,
+        exception: BaseException,
+        *,
+        worker_id: str,
+        started_at: datetime,
+        finished_at: datetime,
+    ) -> "Finish":
+        """The task raised, or could not be called."""
+        return cls(
+            claim.id,
+            claim.lease,
+            FAILED,
+            JobStatus.FAILED.value,
+            claim.started_at or started_at,
+            started_at,
+            finished_at,
+            **_error_columns(
+                claim.errors,
+                exception,
+                attempt=claim.attempts,
+                worker_id=worker_id,
+                started_at=started_at,
+                finished_at=finished_at,
+            ),
+            claim=claim,
+            exception=exception,
+        )
+
+    @classmethod
+    def released(cls, claim: Claim) -> "Finish":
+        """The job was not started: everything as before the claim but for the lease."""
+        return cls(
+            claim.id,
+            claim.lease,
+            RELEASED,
+            JobStatus.READY.value,
+            claim.started_at,
+            claim.last_attempted_at,
+            lease=claim.lease + 1,
+            attempts=claim.attempts - 1,
+            claim=claim,
+        )
+
+    @classmethod
+    def rescued(
+        cls, claim: Claim, exception: BaseException, *, again: bool, now: datetime
+    ) -> "Finish":
+        """The job's worker was lost. ``again``: it goes back to READY; otherwise it failed."""
+        return cls(
+            claim.id,
+            claim.lease,
+            RESCUED,
+            (JobStatus.READY if again else JobStatus.FAILED).value,
+            finished_at=None if again else now,
+            lease=claim.lease + 1,
+            lost=claim.lost + 1,
+            **_error_columns(
+                claim.errors,
+                exception,
+                attempt=claim.attempts,
+                worker_id=claim.worker_id,
+                started_at=claim.last_attempted_at,
+                finished_at=now,
+            ),
+            claim=claim,
+            exception=exception,
+        )
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of JSON this carries."""
+        return len((self.return_value or "").encode()) + len((self.errors or "").encode())
+
+
+_RUN = ("status", "started_at", "last_attempted_at", "finished_at")
+SUCCEEDED = (*_RUN, "return_value")
+FAILED = (*_RUN, "errors", "exception_class_path", "worker_id")
+RELEASED = ("status", "started_at", "last_attempted_at", "worker_id", "lease", "attempts")
+RESCUED = (
+    *("status", "finished_at", "errors", "exception_class_path", "worker_id"),
+    *("lease", "lost"),
+)
+
+
+def _error_columns(errors: str | None, exception: BaseException, **entry: Any) -> dict[str, Any]:
+    entries = add_error(json.loads(errors) if errors else None, exception, **entry)
+    return {
+        "errors": dumps(entries, "errors"),
+        "exception_class_path": entries[-1]["exception_class_path"],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Queues:
+    """The queues that a worker serves: ``names``, or all of its backend's but ``excluded``."""
+
+    backend_name: str
+    names: tuple[str, ...] | None
+    excluded: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        if self.names is not None:
+            return ", ".join(self.names)
+        return "all but " + ", ".join(sorted(self.excluded)) if self.excluded else "all"
+
+
+@dataclass(slots=True)
+class Exchange:
+    """``counted``: the ids whose finish was written; ``claims``: in the order to run them."""
+
+    counted: set[UUID]
+    claims: list[Claim]
+
+
+def claim_order(claim: Claim) -> tuple[int, datetime, UUID]:
+    """Sort key: higher priority first, then older due time."""
+    return (-claim.priority, claim.run_at, claim.id)
+
+
+def batches(finishes: Sequence[Finish]) -> list[list[Finish]]:
+    """Return the finishes in batches bounded by count and bytes; at least one, perhaps empty."""
+    made: list[list[Finish]] = [[]]
+    room = MAX_BATCH_BYTES
+    for finish in finishes:
+        room -= finish.size
+        if made[-1] and (room < 0 or len(made[-1]) >= MAX_BATCH):
+            made.append([])
+            room = MAX_BATCH_BYTES - finish.size
+        made[-1].append(finish)
+    return made
+
+
+def by_writes(batch: Sequence[Finish]) -> dict[tuple[str, ...], list[Finish]]:
+    """Return the finishes grouped by the columns they write, each group in order of id.
+
+    One order for all keeps two batches that meet from waiting for each other.
+    """
+    groups: dict[tuple[str, ...], list[Finish]] = {}
+    for finish in sorted(batch, key=lambda finish: finish.id):
+        groups.setdefault(finish.writes, []).append(finish)
+    return groups

@@ -1,0 +1,173 @@
+"""MySQL and MariaDB: lock, then update, in one short transaction."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from django.conf import settings
+from django.db import OperationalError
+
+from .base import TABLE, Store, marks
+from .messages import MAX_BATCH, Exchange, Finish, Queues, by_writes
+
+# Columns without a default, with a value that an INSERT accepts for each.
+_FILLERS = {
+    "backend_name": "''",
+    "queue_name": "''",
+    "priority": "0",
+    "task_path": "''",
+    "args": "'[]'",
+    "kwargs": "'{}'",
+    "run_at": "'2000-01-01'",
+    "enqueued_at": "'2000-01-01'",
+    "status": "''",
+    "attempts": "0",
+    "lost": "0",
+    "lease": "0",
+}
+
+
+@cache
+def _finish_sql(writes: tuple[str, ...]) -> str:
+    """Return the statement that saves a batch of finishes which write these columns.
+
+    It never inserts: each row is there and locked by this transaction. Written as an upsert it
+    takes many rows at once by primary key, whatever the collation of the connection; as a join
+    with a derived table it is a third slower.
+    """
+    fillers = {name: text for name, text in _FILLERS.items() if name not in writes}
+    columns = ("id", *writes, *fillers)
+    values = ", ".join(["%s"] * (1 + len(writes)) + list(fillers.values()))
+    changes = ", ".join(f"{name} = VALUES({name})" for name in writes)
+    return (
+        f"INSERT INTO {TABLE} ({', '.join(columns)}) VALUES ({values}) "
+        f"ON DUPLICATE KEY UPDATE {changes}"
+    )
+
+
+class MySQLStore(Store):
+    """MySQL 8.0.11 and later, MariaDB 10.6 and later, through mysqlclient."""
+
+    _BEGIN = "START TRANSACTION"
+
+    # Always one queue with equality: several at once would be a sort that locks every READY row.
+    _BEST = f"{Store._BEST} FOR UPDATE SKIP LOCKED"
+
+    @classmethod
+    def own_settings(cls, database: dict[str, Any]) -> dict[str, Any]:
+        database = super().own_settings(database)
+        # The gap locks of REPEATABLE READ make claims and inserts wait for each other.
+        database["OPTIONS"]["isolation_level"] = "read committed"
+        return database
+
+    def server_problem(self) -> str | None:
+        if not self.connection.features.has_select_for_update_skip_locked:
+            return "SKIP LOCKED is needed: MariaDB 10.6 or MySQL 8.0.1 at least."
+        return None
+
+    def _exchange(
+        self, batch: list[Finish], want: int, queues: Queues, worker_id: str, now: datetime
+    ) -> Exchange:
+        exchange = Exchange(set(), [])
+        self._measure_packet(batch)
+        with self._transaction():
+            if batch:
+                self._finish(batch, exchange)
+            if want:
+                exchange.claims = self._claim(want, queues, worker_id, now)
+        return exchange
+
+    def _finish(self, batch: list[Finish], exchange: Exchange) -> None:
+        """Lock the rows by primary key, see which still have their lease, and write those."""
+        ids = sorted(self.to_id(finish.id) for finish in batch)
+        leases = {
+            self.from_id(id): lease
+            for id, lease in self.rows(
+                f"SELECT id, lease FROM {TABLE} WHERE id IN ({marks(len(ids))}) FOR UPDATE", ids
+            )
+        }
+        kept = [finish for finish in batch if leases.get(finish.id) == finish.fence]
+        with self.connection.cursor() as cursor:
+            for writes, finishes in by_writes(kept).items():
+                cursor.executemany(
+                    _finish_sql(writes),
+                    [
+                        [
+                            self.to_id(finish.id),
+                            *(self._value(getattr(finish, column)) for column in writes),
+                        ]
+                        for finish in finishes
+                    ],
+                )
+        exchange.counted.update(finish.id for finish in kept)
+
+    def _value(self, value: Any) -> Any:
+        return self.to_time(value) if isinstance(value, datetime) else value
+
+    def _measure_packet(self, batch: list[Finish]) -> None:
+        # A statement above the server's limit ends the connection instead of being refused, and
+        # quoting may double a value: so ask before the first large one is sent.
+        if self.max_value_size is None and any(finish.size > 500_000 for finish in batch):
+            self.max_value_size = self.row("SELECT @@max_allowed_packet")[0] // 2 - 256 * 1024
+            self.check_size(batch)
+
+    def promote(self, now: datetime, limit: int = MAX_BATCH) -> int:
+        """Served by durable_job_scheduled; due rows are taken with SKIP LOCKED."""
+
+        def work() -> int:
+            with self._transaction():
+                ids = self.rows(
+                    f"SELECT id FROM {TABLE} WHERE status = 'SCHEDULED' AND run_at <= %s "
+                    "ORDER BY run_at LIMIT %s FOR UPDATE SKIP LOCKED",
+                    [self.to_time(now), limit],
+                )
+                return self._by_id(f"UPDATE {TABLE} SET status = 'READY'", ids)
+
+        return self._retried(work)
+
+    def prune(
+        self,
+        statuses: Sequence[str],
+        before: datetime,
+        *,
+        backend_name: str,
+        queue_names: Sequence[str] | None = None,
+        limit: int = 5000,
+    ) -> int:
+        """Served by durable_job_ended, a status at a time; rows are taken with SKIP LOCKED."""
+        queue = "" if queue_names is None else f"AND queue_name IN ({marks(len(queue_names))})"
+        done = 0
+        for status in statuses:
+
+            def work(status: str = status, limit: int = limit - done) -> int:
+                with self._transaction():
+                    ids = self.rows(
+                        f"SELECT id FROM {TABLE} WHERE status = %s AND finished_at < %s "
+                        f"AND backend_name = %s {queue} "
+                        "ORDER BY finished_at LIMIT %s FOR UPDATE SKIP LOCKED",
+                        [status, self.to_time(before), backend_name, *(queue_names or ()), limit],
+                    )
+                    return self._by_id(f"DELETE FROM {TABLE}", ids)
+
+            done += self._retried(work)
+            if done >= limit:
+                break
+        return done
+
+    def _by_id(self, sql: str, rows: list[Any]) -> int:
+        if not rows:
+            return 0
+        return self.changed(f"{sql} WHERE id IN ({marks(len(rows))})", [row[0] for row in rows])
+
+    def database_time(self) -> float:
+        return float(self.row("SELECT UNIX_TIMESTAMP(NOW(6))")[0])
+
+    def from_time(self, value: Any) -> datetime | None:
+        if value is None or not settings.USE_TZ:
+            return value  # type: ignore[no-any-return]
+        return value.replace(tzinfo=self.connection.timezone)  # type: ignore[no-any-return]
+
+    def is_busy(self, error: Exception) -> bool:
+        # 1213: deadlock, 1205: lock wait timeout.
+        return isinstance(error, OperationalError) and error.args[0] in (1213, 1205)

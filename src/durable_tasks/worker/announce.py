@@ -1,0 +1,151 @@
+"""Signals and log lines of what the worker does, on a thread of its own."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from datetime import datetime
+from queue import SimpleQueue
+from typing import Any
+
+from django.db import close_old_connections, connections
+
+from ..compat import task_finished, task_started
+from ..execute import Executor
+from ..signals import announce, is_heard
+from ..statuses import JobStatus
+from ..store import Claim, Finish
+
+logger = logging.getLogger("durable_tasks")
+
+# So many endings may wait to be announced before the worker waits for its receivers.
+MAX_BEHIND = 10_000
+
+
+def facts(claim: Claim | None, worker_id: str) -> dict[str, Any]:
+    """Return what every log record about a job carries."""
+    if claim is None:
+        return {"worker_id": worker_id}
+    return {
+        "job_id": str(claim.id),
+        "task_path": claim.task_path,
+        "queue_name": claim.queue_name,
+        "worker_id": worker_id,
+        "attempt": claim.attempts,
+    }
+
+
+class Announcer:
+    """Tells receivers and logs: a slow receiver of a signal must not stop claims.
+
+    ``sender``: the backend's class, as Django's signals have it.
+    """
+
+    def __init__(self, sender: type) -> None:
+        self._sender = sender
+        self._executor: Executor
+        self._queue: SimpleQueue[tuple[Claim, datetime] | list[Finish] | None] = SimpleQueue()
+        self._behind = 0
+        self._room = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
+
+    def start(self, executor: Executor) -> None:
+        """Begin to announce what ``executor`` starts."""
+        self._executor = executor
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Announce what is left, then end."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def started(self, claim: Claim, started_at: datetime) -> None:
+        """A job is about to run; called by the thread that runs it."""
+        if is_heard(task_started) or logger.isEnabledFor(logging.DEBUG):
+            self._queue.put((claim, started_at))
+
+    def ended(self, finishes: list[Finish]) -> None:
+        """Jobs ended and it counted. Waits if the receivers are far behind."""
+        if not finishes:
+            return
+        with self._room:
+            self._room.wait_for(lambda: self._behind < MAX_BEHIND)
+            self._behind += len(finishes)
+        self._queue.put(finishes)
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            try:
+                close_old_connections()
+                if isinstance(item, tuple):
+                    self._tell_start(*item)
+                else:
+                    self._tell_ends(item)
+            except Exception:
+                logger.exception("An announcement failed; the jobs themselves are saved.")
+            finally:
+                if isinstance(item, list):
+                    with self._room:
+                        self._behind -= len(item)
+                        self._room.notify_all()
+        connections.close_all()
+
+    def _tell_start(self, claim: Claim, started_at: datetime) -> None:
+        logger.debug(
+            "Job %s of %s starts, attempt %s.",
+            claim.id,
+            claim.task_path,
+            claim.attempts,
+            extra=facts(claim, self._executor.worker_id),
+        )
+        announce(
+            task_started,
+            self._sender,
+            lambda: self._executor.result_at_start(claim, started_at),
+        )
+
+    def _tell_ends(self, finishes: Sequence[Finish]) -> None:
+        debug = logger.isEnabledFor(logging.DEBUG)
+        info = logger.isEnabledFor(logging.INFO)
+        for finish in finishes:
+            failed = finish.status == JobStatus.FAILED
+            if failed:
+                if info:
+                    self._log_failure(finish)
+            elif debug:
+                assert finish.claim is not None
+                logger.debug(
+                    "Job %s of %s ended well.",
+                    finish.id,
+                    finish.claim.task_path,
+                    extra=facts(finish.claim, self._executor.worker_id),
+                )
+            if not is_heard(task_finished, failed=failed):
+                continue
+            if not failed or finish.exception is None:
+                self._tell_end(finish, failed)
+                continue
+            # Receivers, Django's own among them, look at sys.exc_info().
+            try:
+                raise finish.exception
+            except BaseException:
+                self._tell_end(finish, failed)
+
+    def _tell_end(self, finish: Finish, failed: bool) -> None:
+        announce(
+            task_finished,
+            self._sender,
+            lambda: self._executor.result_at_end(finish),
+            failed=failed,
+        )
+
+    def _log_failure(self, finish: Finish) -> None:
+        assert finish.claim is not None
+        lines = str(finish.exception).splitlines() if finish.exception is not None else []
+        logger.info(
+            "Job %s of %s failed: %s: %s",
+            finish.id,
+            finish.claim.task_path,
+            finish.exception_class_path,
+            lines[0][:200] if lines else "",
+            extra=facts(finish.claim, self._executor.worker_id),
+        )

@@ -1,0 +1,154 @@
+"""The heartbeat: says that this worker is alive, and rescues the jobs of those that are not."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+from django.db import Error as DatabaseFault
+
+from ..chores import rescue
+from ..store import Finish, own_connection, store_for
+from ..store.registry import Registry
+from .clock import Clock
+from .process import is_gone
+
+logger = logging.getLogger("durable_tasks")
+
+
+class Heartbeat:
+    """Beats on a thread and a connection of its own, so that no task and no claim delays it.
+
+    ``timeout``: seconds without a beat after which a worker counts as lost; it beats four times as
+    often. ``on_rescued``: called with the jobs of other workers that failed for good.
+    """
+
+    def __init__(
+        self,
+        database: str,
+        *,
+        worker_id: str,
+        backend_name: str,
+        clock: Clock,
+        timeout: float,
+        on_rescued: Callable[[list[Finish]], None],
+    ) -> None:
+        self._database = database
+        self._worker_id = worker_id
+        self._backend_name = backend_name
+        self._clock = clock
+        self._timeout = timeout
+        self._on_rescued = on_rescued
+        self.life: UUID | None = None
+        # Set when the worker's row was gone: others have taken its jobs.
+        self.lost = threading.Event()
+        self._beaten_at = float("-inf")
+        self._beaten = threading.Condition()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self, life: UUID) -> None:
+        """Begin to beat for a life whose row was just added."""
+        self.begin(life)
+        self._thread.start()
+
+    def begin(self, life: UUID) -> None:
+        """Beat for a new life from now on."""
+        self.life = life
+        self.lost.clear()
+        self._beaten_at = time.monotonic()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        self._thread.join()
+
+    def is_fresh(self) -> bool:
+        """Return whether other workers surely still believe that this one is alive.
+
+        Not so after this process was paused, or cut off from the database, for too long.
+        """
+        return not self.lost.is_set() and time.monotonic() - self._beaten_at < self._timeout * 0.7
+
+    def beat_now(self, timeout: float) -> bool:
+        """Ask for a beat and wait up to ``timeout`` seconds for it; return ``is_fresh()``."""
+        self._wake.set()
+        with self._beaten:
+            self._beaten.wait_for(lambda: self.is_fresh() or self.lost.is_set(), timeout)
+        return self.is_fresh()
+
+    def _run(self) -> None:
+        connection = own_connection(self._database)
+        store = store_for(connection, own=True)
+        failing = False
+        while not self._stopping:
+            try:
+                self._wake.clear()
+                pause = self._tick(Registry(store))
+                if failing:
+                    logger.info("The heartbeat is back.", extra={"worker_id": self._worker_id})
+                    failing = False
+            except DatabaseFault as error:
+                connection.close()
+                if not failing:
+                    logger.warning(
+                        "The heartbeat can't reach the database and keeps trying: %s",
+                        str(error).strip(),
+                        extra={"worker_id": self._worker_id},
+                    )
+                    failing = True
+                pause = min(1.0, self._timeout / 10)
+            except Exception:
+                logger.exception("The heartbeat failed.", extra={"worker_id": self._worker_id})
+                connection.close()
+                pause = min(1.0, self._timeout / 10)
+            self._wake.wait(pause)
+        connection.close()
+
+    def _tick(self, registry: Registry) -> float:
+        """Beat and rescue once; return the seconds until the next time."""
+        started = time.monotonic()
+        life = self.life
+        assert life is not None
+        self._clock.measure(registry.store)
+        now = self._clock.micros()
+        if registry.beat(self._worker_id, life, now):
+            with self._beaten:
+                self._beaten_at = started
+                self._beaten.notify_all()
+        elif life is self.life and not self._stopping:
+            with self._beaten:
+                self.lost.set()
+                self._beaten.notify_all()
+        pause = self._timeout / 4
+        report = rescue.tick(
+            registry.store,
+            self._clock.now(),
+            seen=now,
+            backend_name=self._backend_name,
+            timeout=self._timeout,
+            is_gone=is_gone,
+        )
+        for row in report.workers:
+            logger.warning("The %s is lost.", row, extra={"worker_id": self._worker_id})
+        if report.finishes:
+            log_rescued(report.finishes, self._worker_id)
+            self._on_rescued([finish for finish in report.finishes if finish.finished_at])
+        if report.next_look is not None:
+            # A little later than the very moment: a beat may be on its way.
+            pause = min(pause, max((report.next_look - now) / 1e6 + 0.1, 0.1))
+        return pause
+
+
+def log_rescued(finishes: list[Finish], worker_id: str) -> None:
+    """Say what became of a lost worker's jobs."""
+    failed = sum(finish.finished_at is not None for finish in finishes)
+    logger.warning(
+        "Rescued %s jobs of lost workers: %s will run again, %s failed.",
+        len(finishes),
+        len(finishes) - failed,
+        failed,
+        extra={"worker_id": worker_id},
+    )

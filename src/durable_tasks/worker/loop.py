@@ -1,0 +1,363 @@
+"""The loop: save what ended, claim what fits, hand it to the pools, wait."""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from uuid import UUID
+
+from django.db import Error as DatabaseFault
+
+from ..chores import promote
+from ..execute import Executor
+from ..store import Claim, Finish, Queues, Store
+from ..store.messages import MAX_BATCH
+from .announce import Announcer, facts
+from .clock import Clock
+from .heartbeat import Heartbeat
+from .pools import CoroutinePool, Pool, ThreadPool
+
+logger = logging.getLogger("durable_tasks")
+
+# Seconds of work that may wait in this process, so that a round trip never leaves a slot idle.
+RESERVE = 0.15
+# Seconds after which work that still waits here goes back for other workers to take.
+MAX_WAIT = 1.0
+# Seconds between two tries when the database is away: the first and the longest pause.
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+
+
+@dataclass(slots=True)
+class Lane:
+    """A pool as the loop sees it."""
+
+    pool: Pool
+    held: int = 0  # submitted and not ended
+    share: float = 0.0  # of the recent claims, how many were for this pool
+    seconds: float | None = None  # a claim's usual run time
+    ended_at: float = 0.0  # when one ended last, or the pool was idle (monotonic)
+
+    def room(self, now: float) -> int:
+        """Return how many more claims fit: free slots and a reserve."""
+        pace = self.seconds
+        if pace is not None and self.held >= self.pool.slots:
+            # All slots are taken and nothing ends: this is no time for a reserve.
+            pace = max(pace, (now - self.ended_at) * self.pool.slots)
+        reserve = 0 if pace is None else int(self.pool.slots * RESERVE / max(pace, 1e-6))
+        return min(self.pool.slots + reserve, MAX_BATCH) - self.held
+
+    def note(self, seconds: float) -> None:
+        """Take the run time of an ended claim into the average."""
+        self.seconds = seconds if self.seconds is None else 0.9 * self.seconds + 0.1 * seconds
+
+
+class Loop:
+    """One worker process's thread of control; owns its connection and all it knows of claims.
+
+    ``interval``: seconds between two looks when there is nothing to do. ``batch``: stop when
+    nothing is left. ``max_tasks``: stop after so many. ``give_up_after``: seconds to wait for the
+    database at a stop. ``enter``: adds a row for a new life of this worker and returns the life.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        queues: Queues,
+        executor: Executor,
+        clock: Clock,
+        heartbeat: Heartbeat,
+        announcer: Announcer,
+        threads: ThreadPool,
+        coroutines: CoroutinePool,
+        ended: "SimpleQueue[Finish | None]",
+        interval: float,
+        batch: bool,
+        max_tasks: int | None,
+        give_up_after: float,
+        enter: Callable[[], UUID],
+    ) -> None:
+        self.store = store
+        self.queues = queues
+        self.executor = executor
+        self.clock = clock
+        self.heartbeat = heartbeat
+        self.announcer = announcer
+        self.ended = ended
+        self.interval = interval
+        self.batch = batch
+        self.max_tasks = max_tasks
+        self.give_up_after = give_up_after
+        self.enter = enter
+        self._lanes = (Lane(threads, share=1.0), Lane(coroutines))
+        self._held: dict[UUID, Lane] = {}  # claimed and not yet saved
+        self._unsaved: list[Finish] = []
+        self._stopping = False
+        self._taken = 0
+        self._more = True  # the last claim got all it wanted: there is probably more
+        self._poll_at = 0.0  # the next look if there is no more (monotonic, as all the following)
+        self._promote_at = 0.0
+        self._reconcile_at = 0.0
+        self._waiting_since: float | None = None
+        self._failing_since: float | None = None
+        self._pause = FIRST_PAUSE
+
+    def stop(self) -> None:
+        """Ask for a graceful end; may be called from any thread and from a signal handler."""
+        self._stopping = True
+        self.ended.put(None)
+
+    @property
+    def worker_id(self) -> str:
+        return self.executor.worker_id
+
+    # The turns
+
+    def run(self) -> None:
+        """Turn until a stop was asked for and everything is saved.
+
+        Raises ``WorkerIdInUse`` if this worker was declared lost and its id has a new owner.
+        """
+        while not self._is_done():
+            self._drain(self._seconds_to_wait())
+            try:
+                self._turn()
+            except DatabaseFault as error:
+                self._back_off(error)
+            else:
+                self._recovered()
+
+    def _is_done(self) -> bool:
+        if self._held or self._unsaved:
+            failing = self._failing_since
+            return (
+                self._stopping
+                and failing is not None
+                and time.monotonic() - failing > self.give_up_after
+            )
+        return self._stopping or (self.max_tasks is not None and self._taken >= self.max_tasks)
+
+    def _turn(self) -> None:
+        if self.heartbeat.lost.is_set():
+            self._begin_new_life()
+        now = time.monotonic()
+        if self._stopping or (
+            self._waiting_since is not None and now - self._waiting_since > MAX_WAIT
+        ):
+            self._give_back()
+        if now >= self._reconcile_at:
+            self._reconcile(now)
+        want = 0 if self._stopping else self._want(now)
+        if want:
+            self._promote(now)
+            # Paused for too long, others may think us lost: claim only after a heartbeat.
+            if not self.heartbeat.is_fresh() and not self.heartbeat.beat_now(timeout=1.0):
+                want = 0
+                self._poll_at = now + FIRST_PAUSE
+        if want or self._unsaved:
+            self._exchange(want, now)
+
+    def _exchange(self, want: int, now: float) -> None:
+        finishes = self._unsaved[:MAX_BATCH]
+        exchange = self.store.exchange(
+            finishes, want, queues=self.queues, worker_id=self.worker_id, now=self.clock.now()
+        )
+        del self._unsaved[: len(finishes)]
+        self._settle(finishes, exchange.counted)
+        if want:
+            self._more = len(exchange.claims) == want
+            self._poll_at = now + self.interval
+            if exchange.claims:
+                self._dispatch(exchange.claims)
+            elif self.batch and not self._held and not self._unsaved:
+                self._stopping = True
+
+    def _settle(self, finishes: list[Finish], counted: set[UUID]) -> None:
+        """Announce what counted and log what did not."""
+        told = []
+        for finish in finishes:
+            self._held.pop(finish.id, None)
+            if finish.finished_at is None:
+                continue  # released: nobody needs to know
+            if finish.id in counted:
+                told.append(finish)
+            else:
+                logger.warning(
+                    "The ending of job %s (%s) does not count: another worker has the job.",
+                    finish.id,
+                    finish.status,
+                    extra=facts(finish.claim, self.worker_id),
+                )
+        self.announcer.ended(told)
+
+    def _dispatch(self, claims: list[Claim]) -> None:
+        parts: tuple[list[Claim], list[Claim]] = ([], [])
+        for claim in claims:
+            claim.worker_id = self.worker_id
+            is_async = self.executor.resolve(claim.task_path).is_async
+            parts[is_async].append(claim)
+            self._held[claim.id] = self._lanes[is_async]
+        self._taken += len(claims)
+        now = time.monotonic()
+        weight = min(0.5, 0.05 * len(claims))
+        for lane, part in zip(self._lanes, parts, strict=True):
+            lane.share += weight * (len(part) / len(claims) - lane.share)
+            if part:
+                if not lane.held:
+                    lane.ended_at = now
+                lane.held += len(part)
+                lane.pool.submit(part)
+        if self._waiting_since is None and self._waits():
+            self._waiting_since = now
+
+    # What ends
+
+    def _drain(self, timeout: float) -> None:
+        """Wait up to ``timeout`` seconds for something to happen, then take all that ended."""
+        queue = self.ended
+        try:
+            self._take(queue.get(timeout=timeout) if timeout > 0 else queue.get_nowait())
+            for _ in range(queue.qsize()):
+                self._take(queue.get_nowait())
+        except Empty:
+            pass
+
+    def _take(self, finish: Finish | None) -> None:
+        if finish is None:
+            return
+        self._unsaved.append(finish)
+        lane = self._held[finish.id]
+        lane.held -= 1
+        lane.ended_at = time.monotonic()
+        if finish.finished_at is not None and finish.last_attempted_at is not None:
+            lane.note((finish.finished_at - finish.last_attempted_at).total_seconds())
+        self._waiting_since = lane.ended_at if self._waits() else None
+
+    # How much to claim
+
+    def _want(self, now: float) -> int:
+        """Return how many jobs to claim now; 0 to leave it."""
+        if not self._more and not self._unsaved and now < self._poll_at:
+            return 0
+        used = [lane for lane in self._lanes if lane.share > 0.02]
+        total = sum(lane.share for lane in used)
+        want = min(int(lane.room(now) * total / lane.share) for lane in used)
+        held = sum(lane.held for lane in self._lanes)
+        if want <= 0:
+            # Now and then one more, in case it is of the kind whose slots are free.
+            free = any(lane.held < lane.pool.slots for lane in self._lanes)
+            want = int(free and now >= self._poll_at and self._waiting_since is None)
+        elif want < held // 4 and all(lane.held >= lane.pool.slots for lane in used):
+            want = 0  # every slot has work: a larger claim, a little later, costs less
+        if self.max_tasks is not None:
+            want = min(want, self.max_tasks - self._taken)
+        return max(0, min(want, MAX_BATCH))
+
+    def _waits(self) -> bool:
+        """Return whether claims wait for a slot."""
+        return any(lane.held > lane.pool.slots for lane in self._lanes)
+
+    def _give_back(self) -> None:
+        """Take what has not started out of the pools; the next exchange releases it."""
+        self._waiting_since = None
+        for lane in self._lanes:
+            for claim in lane.pool.take_back():
+                lane.held -= 1
+                self._taken -= 1
+                self._unsaved.append(Finish.released(claim))
+
+    def _seconds_to_wait(self) -> float:
+        now = time.monotonic()
+        if self._unsaved or self.heartbeat.lost.is_set():
+            return 0.0
+        until = [self._reconcile_at]
+        if self._waiting_since is not None:
+            until.append(self._waiting_since + MAX_WAIT)
+        if not self._stopping:
+            if self._want(now):
+                return 0.0
+            if any(lane.held < lane.pool.slots for lane in self._lanes):
+                until += [self._poll_at, self._promote_at]
+        return max(0.0005, min(until) - now)
+
+    # Chores
+
+    def _promote(self, now: float) -> None:
+        """Make due jobs READY, at the moment when the next one is due or once an interval."""
+        if now < self._promote_at:
+            return
+        clock_now = self.clock.now()
+        report = promote.tick(self.store, clock_now)
+        self._promote_at = now + self.interval
+        if report.next_due is not None:
+            wait = (report.next_due - clock_now).total_seconds()
+            self._promote_at = min(self._promote_at, now + max(wait, 0.0))
+
+    def _reconcile(self, now: float) -> None:
+        """Give back jobs that are ours in the database but that we never saw.
+
+        The reply to a claim may have been lost after its commit. No claim is on its way now:
+        this is the thread that claims.
+        """
+        self._reconcile_at = now + self.give_up_after / 4
+        leases = dict(self.store.tokens_of(self.worker_id))
+        strays = leases.keys() - self._held.keys()
+        if strays:
+            claims = [c for c in self.store.held_by(self.worker_id) if c.id in strays]
+            for claim in claims:
+                if claim.attempts == 1:  # it was not started
+                    claim.started_at = claim.last_attempted_at = None
+            self.store.finish([Finish.released(claim) for claim in claims], now=self.clock.now())
+            logger.warning(
+                "Gave back %s jobs whose claim was never answered.",
+                len(claims),
+                extra={"worker_id": self.worker_id},
+            )
+
+    # Faults
+
+    def _begin_new_life(self) -> None:
+        """We were declared lost and our jobs are others': start none of them, and go on anew."""
+        logger.warning(
+            "This worker was declared lost; its jobs run elsewhere. It goes on as a new one.",
+            extra={"worker_id": self.worker_id},
+        )
+        for lane in self._lanes:
+            for claim in lane.pool.take_back():
+                lane.held -= 1
+                self._taken -= 1
+                self._held.pop(claim.id, None)
+        released = {finish.id for finish in self._unsaved if finish.finished_at is None}
+        self._unsaved = [finish for finish in self._unsaved if finish.id not in released]
+        for job_id in released:
+            self._held.pop(job_id, None)
+        self.heartbeat.begin(self.enter())
+        self._waiting_since = None
+        self._reconcile_at = 0.0
+
+    def _back_off(self, error: Exception) -> None:
+        """Wait for the database; what ended meanwhile is kept."""
+        now = time.monotonic()
+        self.store.connection.close()
+        self._reconcile_at = 0.0  # a reply may have been lost
+        if self._failing_since is None:
+            self._failing_since = now
+            self._pause = FIRST_PAUSE
+        logger.warning(
+            "The database failed (%s: %s); trying again in %.1f s.",
+            type(error).__name__,
+            str(error).strip(),
+            self._pause,
+            extra={"worker_id": self.worker_id},
+        )
+        until = now + self._pause * random.uniform(0.75, 1.25)
+        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        while (left := until - time.monotonic()) > 0 and not self._is_done():
+            self._drain(left)
+
+    def _recovered(self) -> None:
+        if self._failing_since is not None:
+            logger.info("The database is back.", extra={"worker_id": self.worker_id})
+            self._failing_since = None

@@ -1,0 +1,206 @@
+"""Where claims run: threads for sync tasks, one event loop for coroutines."""
+
+import asyncio
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from contextvars import copy_context
+from queue import Empty, SimpleQueue
+
+from asgiref.sync import sync_to_async
+from django.db import close_old_connections, connections
+
+from ..compat import task_backends
+from ..execute import Executor
+from ..store import Claim, Finish
+
+logger = logging.getLogger("durable_tasks")
+
+# So many coroutines are started before the event loop gets a turn for those that run.
+GROUP = 50
+# Seconds: how often the connections that coroutines share are looked at.
+CONNECTION_CARE = 1.0
+
+
+class Pool(ABC):
+    """Runs claims and puts each one's ``Finish`` on the queue ``ended``."""
+
+    # How many claims can run at once?
+    slots: int
+
+    def __init__(
+        self,
+        slots: int,
+        executor: Executor,
+        ended: "SimpleQueue[Finish | None]",
+    ) -> None:
+        self.slots = slots
+        self.executor = executor
+        self.ended = ended
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin to run what is submitted."""
+
+    @abstractmethod
+    def submit(self, claims: Sequence[Claim]) -> None:
+        """Run these claims, in order, as slots become free."""
+
+    @abstractmethod
+    def take_back(self) -> list[Claim]:
+        """Return the claims that have not started; they will not."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End, after what was submitted."""
+
+
+class ThreadPool(Pool):
+    """Runs sync tasks on threads, each with its own database connections."""
+
+    def __init__(
+        self,
+        slots: int,
+        executor: Executor,
+        ended: "SimpleQueue[Finish | None]",
+    ) -> None:
+        super().__init__(slots, executor, ended)
+        self._claims: SimpleQueue[Claim | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start a thread for each slot. With one slot, call ``run()`` in a thread instead."""
+        for number in range(self.slots):
+            thread = threading.Thread(target=self.run, name=f"tasks-{number + 1}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def run(self) -> None:
+        """Run claims in the calling thread until ``stop()``."""
+        task_backends[self.executor.backend_name]  # made once, not in each job's context
+        try:
+            while (claim := self._claims.get()) is not None:
+                # What a job leaves in context variables, such as a language, ends with it.
+                self.ended.put(copy_context().run(self._run_one, claim))
+        finally:
+            connections.close_all()
+
+    def _run_one(self, claim: Claim) -> Finish:
+        close_old_connections()
+        try:
+            return self.executor.execute(claim)
+        finally:
+            close_old_connections()
+
+    def submit(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            self._claims.put(claim)
+
+    def take_back(self) -> list[Claim]:
+        taken: list[Claim] = []
+        try:
+            while (claim := self._claims.get_nowait()) is not None:
+                taken.append(claim)
+            self._claims.put(None)  # not ours to take
+        except Empty:
+            pass
+        return taken
+
+    def stop(self) -> None:
+        for _ in range(self.slots):
+            self._claims.put(None)
+        for thread in self._threads:
+            thread.join()
+
+
+class CoroutinePool(Pool):
+    """Runs async tasks on one event loop, on a thread of its own."""
+
+    def __init__(
+        self,
+        slots: int,
+        executor: Executor,
+        ended: "SimpleQueue[Finish | None]",
+    ) -> None:
+        super().__init__(slots, executor, ended)
+        self._waiting: deque[Claim] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="coroutines", daemon=True)
+        self._cared_at = 0.0
+        self._filling = False
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        task_backends[self.executor.backend_name]
+        try:
+            self._loop.run_forever()
+            self._loop.run_until_complete(sync_to_async(connections.close_all)())
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        finally:
+            self._loop.close()
+
+    def submit(self, claims: Sequence[Claim]) -> None:
+        self._waiting.extend(claims)
+        self._loop.call_soon_threadsafe(self._fill)
+
+    def _fill(self) -> None:
+        """Start what waits, a group at a time, as long as there are free slots."""
+        if self._filling:
+            return
+        now = time.monotonic()
+        if now - self._cared_at > CONNECTION_CARE:
+            # The ORM calls of all coroutines share one thread: drop its broken connections there.
+            self._cared_at = now
+            self._filling = True
+            care = self._loop.create_task(sync_to_async(close_old_connections)())
+            care.add_done_callback(self._cared)
+            self._running.add(care)
+            return
+        for _ in range(GROUP):
+            if len(self._running) >= self.slots:
+                return
+            try:
+                claim = self._waiting.popleft()
+            except IndexError:
+                return
+            # Runs to its first await at once; a task that never waits is done here.
+            task = asyncio.Task(self._run_one(claim), loop=self._loop, eager_start=True)
+            if not task.done():
+                self._running.add(task)
+                task.add_done_callback(self._done)
+        self._loop.call_soon(self._fill)
+
+    def _cared(self, care: "asyncio.Task[None]") -> None:
+        self._running.discard(care)
+        self._filling = False
+        if (error := care.exception()) is not None:
+            logger.warning("Closing old connections failed: %s", error)
+        self._fill()
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
+        if self._waiting:
+            self._fill()
+
+    async def _run_one(self, claim: Claim) -> None:
+        self.ended.put(await self.executor.aexecute(claim))
+
+    def take_back(self) -> list[Claim]:
+        taken: list[Claim] = []
+        try:
+            while True:
+                taken.append(self._waiting.popleft())
+        except IndexError:
+            return taken
+
+    def stop(self) -> None:
+        if self._thread.ident is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()

