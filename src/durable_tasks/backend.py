@@ -1,7 +1,7 @@
 """The backend: what ``django.tasks`` calls to enqueue a task and to read its result."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage
 from django.utils import timezone
 
-from .compat import BaseTaskBackend, InvalidTask, Task, TaskResultDoesNotExist, task_enqueued
+from .compat import AnyTask, BaseTaskBackend, InvalidTask, TaskResultDoesNotExist, task_enqueued
 from .exceptions import NotSerializable
 from .ids import checked_id
 from .options import Options, parse_options
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .store import NewJob, Store
 
 # One call of a task: the task, its positional and its keyword arguments.
-Call = tuple[Task, Sequence[Any], Mapping[str, Any]]
+Call = tuple[AnyTask, Sequence[Any], Mapping[str, Any]]
 
 
 class DatabaseBackend(BaseTaskBackend):
@@ -42,7 +42,7 @@ class DatabaseBackend(BaseTaskBackend):
         """The parsed ``OPTIONS``. Raises ``ImproperlyConfigured`` that names the key at fault."""
         return parse_options(self.alias, self.options)
 
-    def validate_task(self, task: Task) -> None:
+    def validate_task(self, task: AnyTask) -> None:
         """Raise ``InvalidTask`` if this backend can't take the task."""
         super().validate_task(task)
         for name, value, limit in (
@@ -57,7 +57,7 @@ class DatabaseBackend(BaseTaskBackend):
             raise InvalidTask("queue_name must not be empty.")
 
     def enqueue(
-        self, task: Task, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> "DurableTaskResult":
         """Insert one job and return its result.
 
@@ -89,7 +89,7 @@ class DatabaseBackend(BaseTaskBackend):
             for (task, args, kwargs), row, job_id in zip(calls, rows, ids, strict=True)
         ]
         for result in results:
-            announce(task_enqueued, type(self), lambda result=result: result)
+            announce(task_enqueued, type(self), partial(_itself, result))
         return results
 
     async def aenqueue_many(self, calls: Iterable[Call]) -> "list[DurableTaskResult]":
@@ -119,7 +119,7 @@ class DatabaseBackend(BaseTaskBackend):
         except (Job.DoesNotExist, ValueError) as error:
             raise TaskResultDoesNotExist(result_id) from error
 
-    def check(self, **kwargs: Any) -> Iterable[CheckMessage]:
+    def check(self, **kwargs: Any) -> list[CheckMessage]:
         """Return what ``manage.py check`` says about this backend's settings."""
         from .checks import check_backend
 
@@ -133,7 +133,7 @@ class DatabaseBackend(BaseTaskBackend):
 
         return store_for(connections[router.db_for_write(Job)])
 
-    def _row(self, task: Task, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "NewJob":
+    def _row(self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "NewJob":
         from .results import dumps
         from .store import NewJob
 
@@ -159,3 +159,7 @@ class DatabaseBackend(BaseTaskBackend):
             run_at=run_after or now,
             enqueued_at=now,
         )
+
+
+def _itself(result: "DurableTaskResult") -> "DurableTaskResult":
+    return result

@@ -78,7 +78,7 @@ def check_database(
     connection = connections[alias]
     try:
         store = store_for(connection)
-        messages = [
+        messages: list[CheckMessage] = [
             Warning(text, hint=hint, id="durable_tasks.W001")
             for text, hint in store.settings_advice()
         ]

@@ -1,8 +1,10 @@
 """Django's Tasks API, or its backport on Django 5.2: the only file that knows which."""
 
+from typing import TYPE_CHECKING, Any
+
 import django
 
-if django.VERSION >= (6, 0):
+if TYPE_CHECKING or django.VERSION >= (6, 0):
     from django.tasks import (
         DEFAULT_TASK_BACKEND_ALIAS,
         DEFAULT_TASK_QUEUE_NAME,
@@ -73,6 +75,14 @@ else:
     from django_tasks.signals import logger as tasks_logger
     from django_tasks.utils import normalize_json
 
+# Both are generic for a type checker only.
+if TYPE_CHECKING:
+    AnyTask = Task[..., Any]
+    AnyTaskResult = TaskResult[..., Any]
+else:
+    AnyTask = Task
+    AnyTaskResult = TaskResult
+
 # Can an id be a database expression? Saving one needs the value back from the INSERT.
 EXPRESSION_IDS = django.VERSION >= (6, 0)
 
@@ -83,6 +93,8 @@ __all__ = [
     "EXPRESSION_IDS",
     "TASK_MAX_PRIORITY",
     "TASK_MIN_PRIORITY",
+    "AnyTask",
+    "AnyTaskResult",
     "BaseTaskBackend",
     "InvalidTask",
     "InvalidTaskBackend",

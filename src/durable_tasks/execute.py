@@ -7,7 +7,7 @@ from datetime import datetime
 from inspect import iscoroutinefunction
 from typing import Any
 
-from .compat import Task, TaskContext
+from .compat import AnyTask, TaskContext
 from .exceptions import ResultTooLarge, TaskNotFound
 from .results import DurableTaskResult, as_enqueued, dumps, find_task, make_result
 from .statuses import JobStatus
@@ -18,7 +18,7 @@ from .store import Claim, Finish
 class Resolved:
     """What a task path leads to: a task, or the error that says why not."""
 
-    task: Task | None
+    task: AnyTask | None
     error: TaskNotFound | None
     is_async: bool
     func: Callable[..., Any] | None

@@ -53,10 +53,10 @@ class PartialIndex(models.Index):
 
     def remove_sql(
         self, model: type[models.Model], schema_editor: BaseDatabaseSchemaEditor, **kwargs: Any
-    ) -> Statement:
+    ) -> str:
         if self.fallback or schema_editor.connection.features.supports_partial_indexes:
             return super().remove_sql(model, schema_editor, **kwargs)
-        return Statement("DO 0")
+        return "DO 0"
 
 
 class JobQuerySet(models.QuerySet["Job"]):

@@ -11,7 +11,15 @@ from uuid import UUID
 
 from django.utils.module_loading import import_string
 
-from .compat import Task, TaskError, TaskResult, TaskResultStatus, normalize_json
+from .compat import (
+    AnyTask,
+    AnyTaskResult,
+    Task,
+    TaskError,
+    TaskResult,
+    TaskResultStatus,
+    normalize_json,
+)
 from .exceptions import NotSerializable, TaskCancelled, TaskNotFound
 from .statuses import JobStatus
 
@@ -147,7 +155,7 @@ def add_error(
 # Tasks by path --------------------------------------------------------------------------------
 
 
-def find_task(path: str) -> Task:
+def find_task(path: str) -> AnyTask:
     """Return the task that ``path`` names.
 
     Raises ``TaskNotFound`` if the path can't be imported or names something that is no task.
@@ -174,14 +182,14 @@ def _missing_task_function(path: str) -> Callable[..., Any]:
 
 
 def as_enqueued(
-    task: Task | None,
+    task: AnyTask | None,
     path: str,
     *,
     priority: int,
     queue_name: str,
     run_after: datetime | None,
     backend: str,
-) -> Task:
+) -> AnyTask:
     """Return the task as one of its jobs was enqueued; a stand-in if ``task`` is None.
 
     Not ``Task.using()``: that would validate what was valid then against today's settings.
@@ -196,7 +204,7 @@ def as_enqueued(
         changes |= {"func": _missing_task_function(path), "takes_context": False}
     elif all(getattr(task, name) == value for name, value in changes.items()):
         return task
-    made: Task = object.__new__(Task if task is None else type(task))
+    made: AnyTask = object.__new__(Task if task is None else type(task))
     for field in fields(made):
         value = changes[field.name] if field.name in changes else getattr(task, field.name)
         object.__setattr__(made, field.name, value)
@@ -207,7 +215,7 @@ def as_enqueued(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DurableTaskResult(TaskResult):
+class DurableTaskResult(TaskResult):  # type: ignore[type-arg, misc]
     """Django's ``TaskResult`` of one of our jobs, with the row itself as ``.job``."""
 
     _attempts: int = 0
@@ -230,7 +238,7 @@ class DurableTaskResult(TaskResult):
         """Read the result's state anew from the database."""
         self._take(await self.task.get_backend().aget_result(self.id))
 
-    def _take(self, fresh: TaskResult) -> None:
+    def _take(self, fresh: AnyTaskResult) -> None:
         for name in _REFRESHED:
             object.__setattr__(self, name, getattr(fresh, name))
 
@@ -250,7 +258,7 @@ _REFRESHED = (
 
 def make_result(
     *,
-    task: Task,
+    task: AnyTask,
     id: UUID,
     status: str,
     enqueued_at: datetime,

@@ -7,7 +7,7 @@ from typing import Any
 from django.dispatch import Signal
 
 from .compat import (
-    TaskResult,
+    AnyTaskResult,
     log_task_enqueued,
     log_task_finished,
     log_task_started,
@@ -26,7 +26,7 @@ _LOG_ONLY: dict[int, tuple[int, int]] = {
 
 
 def announce(
-    signal: Signal, sender: type, make_result: Callable[[], TaskResult], *, failed: bool = False
+    signal: Signal, sender: type, make_result: Callable[[], AnyTaskResult], *, failed: bool = False
 ) -> None:
     """Send ``signal`` with the result that ``make_result`` returns, if anyone would notice.
 

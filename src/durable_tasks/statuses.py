@@ -28,4 +28,4 @@ MOVES = {
 
 def status_choices() -> list[tuple[str, str]]:
     """The choices of ``Job.status``; a callable, so that a new status needs no migration."""
-    return list(JobStatus.choices)
+    return [(status.value, str(status.label)) for status in JobStatus]

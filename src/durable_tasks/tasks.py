@@ -17,7 +17,7 @@ OnWorkerLost = Literal["retry", "fail"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DurableTask(Task):
+class DurableTask(Task):  # type: ignore[type-arg]
     """Django's ``Task`` with our options.
 
     ``on_worker_lost``: what happens to a job whose worker died: ``"retry"`` runs it again,

@@ -1,8 +1,9 @@
 """What our commands share: each parses, calls, and prints."""
 
+from django.core.management.base import CommandError
+
 from ..backend import DatabaseBackend
 from ..compat import InvalidTaskBackend, task_backends
-from django.core.management.base import CommandError
 
 
 def durable_backend(alias: str) -> DatabaseBackend:
@@ -11,7 +12,9 @@ def durable_backend(alias: str) -> DatabaseBackend:
         backend = task_backends[alias]
     except InvalidTaskBackend as error:
         known = ", ".join(task_backends.settings)
-        raise CommandError(f"There is no task backend {alias!r} in TASKS. Known: {known}.") from error
+        raise CommandError(
+            f"There is no task backend {alias!r} in TASKS. Known: {known}."
+        ) from error
     if not isinstance(backend, DatabaseBackend):
         raise CommandError(
             f"TASKS[{alias!r}] is a {type(backend).__name__}, not a durable_tasks backend."

@@ -247,7 +247,7 @@ class Store(ABC):
         Each queue is read with equality, in the order of durable_job_ready, up to its share.
         """
         names = self.queue_names(queues)
-        shares = {name: want for name in names}
+        shares = dict.fromkeys(names, want)
         if len(names) > 1:
             shares = self._shares(want, queues.backend_name, names)
         found: list[Claim] = []
@@ -412,7 +412,8 @@ class Store(ABC):
         def work() -> list[Any]:
             with self.connection.cursor() as cursor:
                 cursor.execute(sql, params)
-                return cursor.fetchall()
+                rows: list[Any] = cursor.fetchall()
+                return rows
 
         return self._retried(work)
 
@@ -426,7 +427,8 @@ class Store(ABC):
         def work() -> int:
             with self.connection.cursor() as cursor:
                 cursor.execute(sql, params)
-                return cursor.rowcount
+                count: int = cursor.rowcount
+                return count
 
         return self._retried(work)
 

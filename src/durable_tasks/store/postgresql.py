@@ -8,7 +8,16 @@ from typing import Any
 from django.db import OperationalError
 
 from .base import TABLE, Store
-from .messages import CLAIM_COLUMNS, MAX_BATCH, Claim, Exchange, Finish, Queues, by_writes, claim_order
+from .messages import (
+    CLAIM_COLUMNS,
+    MAX_BATCH,
+    Claim,
+    Exchange,
+    Finish,
+    Queues,
+    by_writes,
+    claim_order,
+)
 
 # The type of each column that a finish may write, for the arrays that carry a batch.
 _TYPES = {
@@ -65,10 +74,12 @@ u AS (
     SET status = 'RUNNING', worker_id = %s, lease = t.lease + 1, attempts = t.attempts + 1,
         started_at = COALESCE(t.started_at, %s), last_attempted_at = %s
     FROM c WHERE t.id = c.id
-    RETURNING {", ".join(
+    RETURNING {
+    ", ".join(
         f"{'c' if name in ('started_at', 'last_attempted_at') else 't'}.{name}"
         for name in CLAIM_COLUMNS
-    )}
+    )
+}
 )"""
 _ORDER = "ORDER BY priority DESC, run_at, id"
 
@@ -165,7 +176,8 @@ class PostgreSQLStore(Store):
         if queues.names is not None and len(queues.names) == 1:
             return _CLAIM_ONE, [backend, queues.names[0], want]
         if queues.names is not None:
-            sql, params = _NAMED_QUEUES, [list(queues.names)]
+            sql = _NAMED_QUEUES
+            params: list[Any] = [list(queues.names)]
         else:
             sql, params = _ALL_QUEUES, [backend, backend, list(queues.excluded)]
         return _CLAIM_SEVERAL.format(queues=sql), [*params, backend, want, want, backend, want]
@@ -173,12 +185,12 @@ class PostgreSQLStore(Store):
     def promote(self, now: datetime, limit: int = MAX_BATCH) -> int:
         """Served by durable_job_scheduled; its rows are taken with SKIP LOCKED, in its order."""
         return self.changed(
-                f"""WITH due AS MATERIALIZED (
+            f"""WITH due AS MATERIALIZED (
                     SELECT id FROM {TABLE} WHERE status = 'SCHEDULED' AND run_at <= %s
                     ORDER BY run_at LIMIT %s FOR UPDATE SKIP LOCKED
                 ) UPDATE {TABLE} AS t SET status = 'READY' FROM due WHERE t.id = due.id""",
-                [now, limit],
-            )
+            [now, limit],
+        )
 
     def prune(
         self,
@@ -193,20 +205,20 @@ class PostgreSQLStore(Store):
         look-up."""
         queue = "" if queue_names is None else "AND queue_name = ANY(%s)"
         return self.changed(
-                f"""DELETE FROM {TABLE} WHERE ctid = ANY(ARRAY(
+            f"""DELETE FROM {TABLE} WHERE ctid = ANY(ARRAY(
                     SELECT ctid FROM {TABLE}
                     WHERE status IN ('SUCCESSFUL', 'FAILED', 'CANCELLED') AND status = ANY(%s)
                     AND finished_at < %s AND backend_name = %s {queue}
                     ORDER BY finished_at LIMIT %s FOR UPDATE SKIP LOCKED
                 ))""",
-                [
-                    list(statuses),
-                    before,
-                    backend_name,
-                    *([] if queue_names is None else [list(queue_names)]),
-                    limit,
-                ],
-            )
+            [
+                list(statuses),
+                before,
+                backend_name,
+                *([] if queue_names is None else [list(queue_names)]),
+                limit,
+            ],
+        )
 
     def database_time(self) -> float:
         return float(self.row("SELECT EXTRACT(EPOCH FROM clock_timestamp())")[0])

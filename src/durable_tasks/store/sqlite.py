@@ -36,7 +36,7 @@ class SQLiteStore(Store):
         if self.row("PRAGMA journal_mode")[0] not in ("wal", "memory"):
             advice.append(
                 (
-                    "SQLite without WAL: the site's reads and the workers' writes block each other.",
+                    "SQLite without WAL: reading and writing block each other.",
                     f'Set {where}["init_command"] = '
                     '"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;".',
                 )
@@ -62,9 +62,7 @@ class SQLiteStore(Store):
                 exchange.claims = self._claim(want, queues, worker_id, now)
         return exchange
 
-    def _finish(
-        self, writes: tuple[str, ...], finishes: list[Finish], exchange: Exchange
-    ) -> None:
+    def _finish(self, writes: tuple[str, ...], finishes: list[Finish], exchange: Exchange) -> None:
         """One UPDATE by primary key for each job: there is no round trip to save."""
         changes = ", ".join(f"{column} = ?" for column in writes)
         sql = f"UPDATE {TABLE} SET {changes} WHERE id = ? AND lease = ?"

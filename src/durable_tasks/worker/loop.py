@@ -38,6 +38,17 @@ class Lane:
     share: float = 0.0  # of the recent claims, how many were for this pool
     seconds: float | None = None  # a claim's usual run time
     ended_at: float = 0.0  # when one ended last, or the pool was idle (monotonic)
+    waiting_since: float | None = None  # since when claims wait and none has ended (monotonic)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a slot is free."""
+        return self.held < self.pool.slots
+
+    @property
+    def waits(self) -> bool:
+        """Whether claims wait for a slot."""
+        return self.held > self.pool.slots
 
     def room(self, now: float) -> int:
         """Return how many more claims fit: free slots and a reserve."""
@@ -48,9 +59,28 @@ class Lane:
         reserve = 0 if pace is None else int(self.pool.slots * RESERVE / max(pace, 1e-6))
         return min(self.pool.slots + reserve, MAX_BATCH) - self.held
 
-    def note(self, seconds: float) -> None:
-        """Take the run time of an ended claim into the average."""
+    def submit(self, claims: list[Claim], now: float) -> None:
+        """Hand claims to the pool."""
+        if not self.held:
+            self.ended_at = now
+        self.held += len(claims)
+        if self.waits and self.waiting_since is None:
+            self.waiting_since = now
+        self.pool.submit(claims)
+
+    def end(self, now: float, seconds: float) -> None:
+        """Note that a claim ended after so many seconds."""
+        self.held -= 1
+        self.ended_at = now
+        self.waiting_since = now if self.waits else None
         self.seconds = seconds if self.seconds is None else 0.9 * self.seconds + 0.1 * seconds
+
+    def take_back(self) -> list[Claim]:
+        """Take what has not started out of the pool."""
+        claims = self.pool.take_back()
+        self.held -= len(claims)
+        self.waiting_since = None
+        return claims
 
 
 class Loop:
@@ -92,7 +122,8 @@ class Loop:
         self.give_up_after = give_up_after
         self.enter = enter
         self._lanes = (Lane(threads, share=1.0), Lane(coroutines))
-        self._held: dict[UUID, Lane] = {}  # claimed and not yet saved
+        # Claimed and not yet saved, by id and lease: a job may come back while its lost run goes on.
+        self._held: dict[tuple[UUID, int], Lane] = {}
         self._unsaved: list[Finish] = []
         self._stopping = False
         self._taken = 0
@@ -100,7 +131,6 @@ class Loop:
         self._poll_at = 0.0  # the next look if there is no more (monotonic, as all the following)
         self._promote_at = 0.0
         self._reconcile_at = 0.0
-        self._waiting_since: float | None = None
         self._failing_since: float | None = None
         self._pause = FIRST_PAUSE
 
@@ -143,10 +173,10 @@ class Loop:
         if self.heartbeat.lost.is_set():
             self._begin_new_life()
         now = time.monotonic()
-        if self._stopping or (
-            self._waiting_since is not None and now - self._waiting_since > MAX_WAIT
-        ):
-            self._give_back()
+        for lane in self._lanes:
+            stuck = lane.waiting_since is not None and now - lane.waiting_since > MAX_WAIT
+            if stuck or self._stopping:
+                self._give_back(lane)
         if now >= self._reconcile_at:
             self._reconcile(now)
         want = 0 if self._stopping else self._want(now)
@@ -178,7 +208,7 @@ class Loop:
         """Announce what counted and log what did not."""
         told = []
         for finish in finishes:
-            self._held.pop(finish.id, None)
+            self._held.pop((finish.id, finish.fence), None)
             if finish.finished_at is None:
                 continue  # released: nobody needs to know
             if finish.id in counted:
@@ -198,19 +228,14 @@ class Loop:
             claim.worker_id = self.worker_id
             is_async = self.executor.resolve(claim.task_path).is_async
             parts[is_async].append(claim)
-            self._held[claim.id] = self._lanes[is_async]
+            self._held[claim.id, claim.lease] = self._lanes[is_async]
         self._taken += len(claims)
         now = time.monotonic()
         weight = min(0.5, 0.05 * len(claims))
         for lane, part in zip(self._lanes, parts, strict=True):
             lane.share += weight * (len(part) / len(claims) - lane.share)
             if part:
-                if not lane.held:
-                    lane.ended_at = now
-                lane.held += len(part)
-                lane.pool.submit(part)
-        if self._waiting_since is None and self._waits():
-            self._waiting_since = now
+                lane.submit(part, now)
 
     # What ends
 
@@ -228,12 +253,11 @@ class Loop:
         if finish is None:
             return
         self._unsaved.append(finish)
-        lane = self._held[finish.id]
-        lane.held -= 1
-        lane.ended_at = time.monotonic()
-        if finish.finished_at is not None and finish.last_attempted_at is not None:
-            lane.note((finish.finished_at - finish.last_attempted_at).total_seconds())
-        self._waiting_since = lane.ended_at if self._waits() else None
+        assert finish.finished_at is not None
+        assert finish.last_attempted_at is not None
+        ran = finish.finished_at - finish.last_attempted_at
+        lane = self._held[finish.id, finish.fence]
+        lane.end(time.monotonic(), ran.total_seconds())
 
     # How much to claim
 
@@ -247,38 +271,33 @@ class Loop:
         held = sum(lane.held for lane in self._lanes)
         if want <= 0:
             # Now and then one more, in case it is of the kind whose slots are free.
-            free = any(lane.held < lane.pool.slots for lane in self._lanes)
-            want = int(free and now >= self._poll_at and self._waiting_since is None)
-        elif want < held // 4 and all(lane.held >= lane.pool.slots for lane in used):
+            free = any(lane.is_free for lane in self._lanes)
+            waits = any(lane.waits for lane in self._lanes)
+            want = int(free and not waits and now >= self._poll_at)
+        elif want < held // 4 and not any(lane.is_free for lane in used):
             want = 0  # every slot has work: a larger claim, a little later, costs less
         if self.max_tasks is not None:
             want = min(want, self.max_tasks - self._taken)
         return max(0, min(want, MAX_BATCH))
 
-    def _waits(self) -> bool:
-        """Return whether claims wait for a slot."""
-        return any(lane.held > lane.pool.slots for lane in self._lanes)
-
-    def _give_back(self) -> None:
-        """Take what has not started out of the pools; the next exchange releases it."""
-        self._waiting_since = None
-        for lane in self._lanes:
-            for claim in lane.pool.take_back():
-                lane.held -= 1
-                self._taken -= 1
-                self._unsaved.append(Finish.released(claim))
+    def _give_back(self, lane: Lane) -> None:
+        """Take what has not started out of the pool; the next exchange releases it."""
+        for claim in lane.take_back():
+            self._taken -= 1
+            self._unsaved.append(Finish.released(claim))
 
     def _seconds_to_wait(self) -> float:
         now = time.monotonic()
         if self._unsaved or self.heartbeat.lost.is_set():
             return 0.0
         until = [self._reconcile_at]
-        if self._waiting_since is not None:
-            until.append(self._waiting_since + MAX_WAIT)
+        until += [
+            lane.waiting_since + MAX_WAIT for lane in self._lanes if lane.waiting_since is not None
+        ]
         if not self._stopping:
             if self._want(now):
                 return 0.0
-            if any(lane.held < lane.pool.slots for lane in self._lanes):
+            if any(lane.is_free for lane in self._lanes):
                 until += [self._poll_at, self._promote_at]
         return max(0.0005, min(until) - now)
 
@@ -302,10 +321,11 @@ class Loop:
         this is the thread that claims.
         """
         self._reconcile_at = now + self.give_up_after / 4
-        leases = dict(self.store.tokens_of(self.worker_id))
-        strays = leases.keys() - self._held.keys()
-        if strays:
-            claims = [c for c in self.store.held_by(self.worker_id) if c.id in strays]
+        if all(token in self._held for token in self.store.tokens_of(self.worker_id)):
+            return
+        rows = self.store.held_by(self.worker_id)
+        claims = [claim for claim in rows if (claim.id, claim.lease) not in self._held]
+        if claims:
             for claim in claims:
                 if claim.attempts == 1:  # it was not started
                     claim.started_at = claim.last_attempted_at = None
@@ -325,16 +345,12 @@ class Loop:
             extra={"worker_id": self.worker_id},
         )
         for lane in self._lanes:
-            for claim in lane.pool.take_back():
-                lane.held -= 1
-                self._taken -= 1
-                self._held.pop(claim.id, None)
-        released = {finish.id for finish in self._unsaved if finish.finished_at is None}
-        self._unsaved = [finish for finish in self._unsaved if finish.id not in released]
-        for job_id in released:
-            self._held.pop(job_id, None)
+            self._give_back(lane)
+        for finish in self._unsaved:
+            if finish.finished_at is None:
+                self._held.pop((finish.id, finish.fence), None)
+        self._unsaved = [finish for finish in self._unsaved if finish.finished_at is not None]
         self.heartbeat.begin(self.enter())
-        self._waiting_since = None
         self._reconcile_at = 0.0
 
     def _back_off(self, error: Exception) -> None:

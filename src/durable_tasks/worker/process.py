@@ -2,7 +2,6 @@
 
 import os
 import socket
-import sys
 import uuid
 from functools import cache
 from pathlib import Path
@@ -40,7 +39,7 @@ def is_gone(row: WorkerRow) -> bool:
     """Return whether the worker's process is known to have ended."""
     if row.host != this_host():
         return False
-    if sys.platform == "linux":
+    if row.process_started:  # Linux
         return process_start(row.pid) != row.process_started
     try:
         os.kill(row.pid, 0)

@@ -172,6 +172,7 @@ class Worker:
     # The name
 
     def _check_tables(self, store: Store) -> None:
+        store.rows("SELECT 1")  # connects, again if the database is busy
         missing = {"durable_tasks_job", "durable_tasks_worker"} - set(
             store.connection.introspection.table_names()
         )

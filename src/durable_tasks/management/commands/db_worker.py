@@ -9,6 +9,7 @@ import sys
 import threading
 from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
@@ -80,9 +81,7 @@ class Command(BaseCommand):
             default=1.0,
             help="seconds between two looks for work when there is none (default: 1)",
         )
-        parser.add_argument(
-            "--batch", action="store_true", help="run what there is, then exit"
-        )
+        parser.add_argument("--batch", action="store_true", help="run what there is, then exit")
         parser.add_argument(
             "--max-tasks", type=above_zero, help="exit after so many tasks (default: no limit)"
         )
@@ -204,10 +203,8 @@ def stop_before_exit(worker: Worker) -> None:
 
 
 def say(text: str) -> None:
-    try:
+    with suppress(OSError):
         os.write(2, text.encode())
-    except OSError:
-        pass
 
 
 def set_up_logging(verbosity: int) -> None:
