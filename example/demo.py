@@ -4,12 +4,14 @@ import argparse
 import fcntl
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -31,23 +33,24 @@ def main():
     parser.add_argument("--serve", action="store_true", help="go on, with the admin, until Ctrl-C")
     options = parser.parse_args()
     os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
-    lock = only_one()  # noqa: F841  (held until this process ends)
-    set_up()
-    return serve() if options.serve else once()
+    with only_run():
+        set_up()
+        return serve() if options.serve else once()
 
 
 # Set-up -----------------------------------------------------------------------------------------
 
 
-def only_one():
+@contextmanager
+def only_run():
     """Refuse to take the database away from another run."""
     (HERE / "var").mkdir(exist_ok=True)
-    lock = open(HERE / "var" / "lock", "w")  # noqa: SIM115
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        sys.exit("The example is running already, and there is only one database for it.")
-    return lock
+    with open(HERE / "var" / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            sys.exit("The example is running already, and there is only one database for it.")
+        yield
 
 
 def set_up():
@@ -94,8 +97,9 @@ def once():
     results.append(charge_card.enqueue(Order.objects.get(item="espresso machine").pk))
 
     print(f"Enqueued {len(results)} tasks. Starting a worker:")
-    print("  manage.py db_worker --queue-name '*' --batch --no-startup-delay --no-reload")
-    worker = subprocess.run([*WORKER, "--batch"], capture_output=True, text=True, timeout=60)
+    command = [*WORKER, "--batch"]
+    print(f"  manage.py {shlex.join(command[len(MANAGE) :])}")
+    worker = subprocess.run(command, capture_output=True, text=True, timeout=60)
     if worker.returncode:
         print(worker.stderr, end="", file=sys.stderr)
         print(f"The worker ended with exit code {worker.returncode}.", file=sys.stderr)
@@ -220,10 +224,11 @@ def stop(child):
 def order_something(number):
     """Place an order and enqueue a little more; some of it fails, some of it is for later."""
     from django.utils import timezone
-    from durable_tasks.models import Job
     from shop.orders import place_order
     from shop.reports import sales_report
     from shop.tasks import ask_suppliers, charge_card
+
+    from durable_tasks.models import Job
 
     customer, item = random.choice(CUSTOMERS), random.choice(list(ITEMS))
     order, _ = place_order(

@@ -21,6 +21,6 @@ def sales_report():
     return {
         "orders": sum(item["orders"] for item in items),
         # JSON has no Decimal.
-        "euros": str(sum(item["euros"] for item in items)),
+        "euros": f"{sum(item['euros'] for item in items):.2f}",
         "best": items[0]["item"] if items else None,
     }

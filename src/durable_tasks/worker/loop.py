@@ -116,7 +116,7 @@ class Loop:
         self.heartbeat = heartbeat
         self.announcer = announcer
         self.ended = ended
-        self.interval = interval
+        self.interval = max(interval, 0.001)
         self.batch = batch
         self.max_tasks = max_tasks
         self.give_up_after = give_up_after
@@ -263,22 +263,36 @@ class Loop:
 
     def _want(self, now: float) -> int:
         """Return how many jobs to claim now; 0 to leave it."""
-        if not self._more and not self._unsaved and now < self._poll_at:
-            return 0
+        room = self._room(now)
+        if room > 0:
+            due = self._more or self._unsaved or now >= min(self._poll_at, self._promote_at)
+            return room if due else 0
+        return int(self._probes() and now >= self._poll_at)
+
+    def _room(self, now: float) -> int:
+        """Return how many more jobs of the usual mix fit; 0 while it is not worth a claim."""
         used = [lane for lane in self._lanes if lane.share > 0.02]
         total = sum(lane.share for lane in used)
-        want = min(int(lane.room(now) * total / lane.share) for lane in used)
+        room = min(int(lane.room(now) * total / lane.share) for lane in used)
         held = sum(lane.held for lane in self._lanes)
-        if want <= 0:
-            # Now and then one more, in case it is of the kind whose slots are free.
-            free = any(lane.is_free for lane in self._lanes)
-            waits = any(lane.waits for lane in self._lanes)
-            want = int(free and not waits and now >= self._poll_at)
-        elif want < held // 4 and not any(lane.is_free for lane in used):
-            want = 0  # every slot has work: a larger claim, a little later, costs less
-        if self.max_tasks is not None:
-            want = min(want, self.max_tasks - self._taken)
-        return max(0, min(want, MAX_BATCH))
+        if room < held // 4 and not any(lane.is_free for lane in used):
+            return 0  # every slot has work: a larger claim, a little later, costs less
+        return max(0, min(room, MAX_BATCH, self._left()))
+
+    def _left(self) -> int:
+        """Return how many tasks may still be taken before the worker's maximum."""
+        return MAX_BATCH if self.max_tasks is None else self.max_tasks - self._taken
+
+    def _probes(self) -> bool:
+        """Return whether to claim one job at each look although the usual mix does not fit.
+
+        It may be of the kind whose slots are free; otherwise it is given back soon.
+        """
+        return (
+            any(lane.is_free for lane in self._lanes)
+            and not any(lane.waits for lane in self._lanes)
+            and self._left() > 0
+        )
 
     def _give_back(self, lane: Lane) -> None:
         """Take what has not started out of the pool; the next exchange releases it."""
@@ -297,8 +311,10 @@ class Loop:
         if not self._stopping:
             if self._want(now):
                 return 0.0
-            if any(lane.is_free for lane in self._lanes):
+            if self._room(now):
                 until += [self._poll_at, self._promote_at]
+            elif self._probes():
+                until.append(self._poll_at)
         return max(0.0005, min(until) - now)
 
     # Chores

@@ -1,0 +1,279 @@
+"""Tasks for the tests, one for each thing that a task may do."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from contextvars import ContextVar
+
+from asgiref.sync import sync_to_async
+from django.contrib.auth import get_user_model
+from django.db import DatabaseError, connection, transaction
+
+from durable_tasks import task
+from durable_tasks.compat import task_backends
+
+from .models import Effect
+
+# Seconds after which a task that waits for the test gives up, so that no failure hangs.
+PATIENCE = 30
+
+# Returns and arguments
+
+
+@task
+def add(a, b=0):
+    return a + b
+
+
+@task
+def echo(*args, **kwargs):
+    return {"args": list(args), "kwargs": kwargs}
+
+
+@task
+async def async_add(a, b=0):
+    return a + b
+
+
+@task
+def huge(size=20_000_000):
+    return "x" * size
+
+
+@task
+def not_a_number():
+    return {"values": [1.0, float("nan")]}
+
+
+@task
+def an_object():
+    return object()
+
+
+def no_task():
+    """Is not decorated."""
+
+
+# Errors
+
+
+@task
+def fail(text="no luck"):
+    raise ValueError(text)
+
+
+@task
+async def async_fail(text="no luck"):
+    raise ValueError(text)
+
+
+@task
+def fail_with_bad_text():
+    raise ValueError("NUL \0 and a lone surrogate \ud800")
+
+
+@task
+def leave():
+    raise SystemExit(3)
+
+
+@task
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@task
+async def async_leave():
+    raise SystemExit(3)
+
+
+@task
+async def async_interrupt():
+    raise KeyboardInterrupt
+
+
+# The context
+
+
+@task(takes_context=True)
+def describe(context, word):
+    return _description(context, word)
+
+
+@task(takes_context=True)
+async def async_describe(context, word):
+    return _description(context, word)
+
+
+def _description(context, word):
+    result = context.task_result
+    return {
+        "word": word,
+        "id": result.id,
+        "status": result.status,
+        "args": result.args,
+        "attempt": context.attempt,
+        "workers": result.worker_ids,
+        "queue": result.task.queue_name,
+        "priority": result.task.priority,
+    }
+
+
+# The database
+
+
+@task
+def effect(key):
+    Effect.objects.create(key=key)
+
+
+@task
+async def async_effect(key):
+    await Effect.objects.acreate(key=key)
+
+
+@task(queue_name="other", priority=7)
+def effect_elsewhere(key):
+    Effect.objects.create(key=key)
+
+
+@task
+def effect_then_more(key, more):
+    """Enqueue a task from within a task."""
+    Effect.objects.create(key=key)
+    if more:
+        effect_then_more.enqueue(f"{key}+", more - 1)
+
+
+@task
+def break_transaction():
+    """Leave the thread's connection inside a transaction that can't go on."""
+    connection.set_autocommit(False)
+    Effect.objects.create(key="never committed")
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT no_such_column FROM no_such_table")
+    except DatabaseError:
+        pass
+    connection.needs_rollback = True
+
+
+@task
+def close_connection():
+    """Leave a connection whose other end is gone."""
+    connection.ensure_connection()
+    connection.connection.close()
+
+
+@task
+def count_users():
+    return get_user_model().objects.count()
+
+
+# Waiting for the test, or for each other
+
+
+def _waits(key):
+    return not Effect.objects.filter(key__in=[f"go {key}", "go"]).exists()
+
+
+def _hold(key):
+    Effect.objects.create(key=f"held {key}")
+    until = time.monotonic() + PATIENCE
+    while _waits(key):
+        if time.monotonic() > until:
+            raise TimeoutError(f"nobody let {key} go")
+        time.sleep(0.01)
+    Effect.objects.create(key=f"done {key}")
+    return key
+
+
+@task
+def hold(key):
+    """Leave the effect "held KEY", wait for the effect "go KEY" or "go", leave "done KEY"."""
+    return _hold(key)
+
+
+@task
+async def async_hold(key):
+    return await sync_to_async(_hold)(key)
+
+
+@task(on_worker_lost="fail")
+def hold_once(key):
+    """Like hold(), but never run twice."""
+    return _hold(key)
+
+
+@task
+def kill_worker(key):
+    Effect.objects.create(key=key)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+_meeting = threading.Lock()
+_barriers: dict[str, threading.Barrier] = {}
+_async_barriers: dict[str, asyncio.Barrier] = {}
+
+
+@task
+def meet(name, count):
+    """Return once ``count`` jobs are in here at the same time."""
+    with _meeting:
+        barrier = _barriers.setdefault(name, threading.Barrier(count, timeout=PATIENCE))
+    barrier.wait()
+    return threading.get_ident()
+
+
+@task
+async def async_meet(name, count):
+    barrier = _async_barriers.setdefault(name, asyncio.Barrier(count))
+    async with asyncio.timeout(PATIENCE):
+        await barrier.wait()
+    return threading.get_ident()
+
+
+_busy = 0
+_most_busy = 0
+
+
+@task
+def measure_crowd():
+    """Return how many of these ever ran at once in this process, this one included."""
+    global _busy, _most_busy
+    with _meeting:
+        _busy += 1
+        _most_busy = max(_most_busy, _busy)
+    time.sleep(0.005)
+    with _meeting:
+        _busy -= 1
+        return _most_busy
+
+
+# What is left behind
+
+_left = ContextVar("left", default="nothing")
+
+
+@task
+def leave_context(text):
+    found = _left.get()
+    _left.set(text)
+    return found
+
+
+@task
+async def async_leave_context(text):
+    found = _left.get()
+    _left.set(text)
+    await asyncio.sleep(0)
+    return found
+
+
+@task
+def enqueue_many_effects(keys):
+    """Enqueue in one transaction, then let it fail if there are no keys."""
+    with transaction.atomic():
+        task_backends["default"].enqueue_many([(effect, [key], {}) for key in keys])
