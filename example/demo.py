@@ -190,8 +190,9 @@ def serve():
             print("Ctrl-C stops it.\n", flush=True)
             ended = None
             for number in range(1, sys.maxsize):
+                asked = stopping.wait(PAUSE)
                 ended = next((n for n, c in children.items() if c.poll() is not None), None)
-                if ended or stopping.wait(PAUSE):
+                if asked or ended:
                     break
                 order_something(number)
         finally:

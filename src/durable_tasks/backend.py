@@ -1,6 +1,7 @@
 """The backend: what ``django.tasks`` calls to enqueue a task and to read its result."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -79,7 +80,7 @@ class DatabaseBackend(BaseTaskBackend):
         ids = self._store().insert(rows)
         results = [
             make_result(
-                task=task,
+                task=task if task.backend == self.alias else replace(task, backend=self.alias),
                 id=job_id,
                 status=row.status,
                 enqueued_at=row.enqueued_at,

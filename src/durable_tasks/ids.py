@@ -7,6 +7,7 @@ import time
 import uuid
 from typing import Any
 
+from .compat import EXPRESSION_IDS
 from .exceptions import DurableTasksError
 
 if sys.version_info >= (3, 14):
@@ -40,8 +41,15 @@ def checked_id(value: Any) -> Any:
 
     Raises ``DurableTasksError`` for anything else.
     """
-    if isinstance(value, uuid.UUID) or hasattr(value, "resolve_expression"):
+    if isinstance(value, uuid.UUID):
         return value
+    if hasattr(value, "resolve_expression"):
+        if EXPRESSION_IDS:
+            return value
+        raise DurableTasksError(
+            "id_function returned a database expression; these need Django 6.0 or later. "
+            "Use a function that returns a uuid.UUID."
+        )
     if isinstance(value, str):
         try:
             return uuid.UUID(value)

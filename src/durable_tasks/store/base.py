@@ -449,7 +449,7 @@ class Store(ABC):
         names = self._hops(
             "queue_name", "status = 'READY' AND backend_name = %s", [queues.backend_name]
         )
-        return [name for name in names if name not in queues.excluded]
+        return [name for name in names if queues.serve(name)]
 
 
 _CLAIM_TIMES = ("run_after", "run_at", "enqueued_at", "started_at", "last_attempted_at")

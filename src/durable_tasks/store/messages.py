@@ -206,6 +206,10 @@ class Queues:
     names: tuple[str, ...] | None
     excluded: frozenset[str] = frozenset()
 
+    def serve(self, name: str) -> bool:
+        """Return whether the worker serves this queue."""
+        return name not in self.excluded if self.names is None else name in self.names
+
     def __str__(self) -> str:
         if self.names is not None:
             return ", ".join(self.names)

@@ -125,9 +125,11 @@ class Announcer:
                 self._tell_end(finish, failed)
                 continue
             # Receivers, Django's own among them, look at sys.exc_info().
+            traceback = finish.exception.__traceback__
             try:
                 raise finish.exception
-            except BaseException:
+            except BaseException as error:
+                error.__traceback__ = traceback  # without the frame of this raise
                 self._tell_end(finish, failed)
 
     def _tell_end(self, finish: Finish, failed: bool) -> None:

@@ -96,6 +96,7 @@ class Worker:
             if not self._enter(store):
                 return
             try:
+                self._say_hello(store)
                 self._work(store, alias)
             finally:
                 try:
@@ -168,6 +169,21 @@ class Worker:
             self._error = error
         finally:
             threads.stop()
+
+    def _say_hello(self, store: Store) -> None:
+        settings = self.settings
+        extra = {"worker_id": self.id}
+        logger.info(
+            "Worker %s serves queues: %s. Threads: %s, coroutines: %s.",
+            *(self.id, settings.queues, settings.threads, settings.coroutines),
+            extra=extra,
+        )
+        waiting = store.queue_names(Queues(settings.queues.backend_name, None))
+        others = [name for name in waiting if not settings.queues.serve(name)]
+        if others:
+            logger.info(
+                "Not served by this worker, with jobs waiting: %s.", ", ".join(others), extra=extra
+            )
 
     # The name
 

@@ -142,6 +142,9 @@ class Command(BaseCommand):
                 self.style.WARNING("--reload does not work with --batch: going on without it.")
             )
         elif options["reload"]:
+            if os.environ.get(DJANGO_AUTORELOAD_ENV) != "true":
+                # The reloader's parent would kill its child, which is about to finish its tasks.
+                signal.signal(signal.SIGINT, lambda number, frame: None)
             run_with_reloader(self.run, worker_settings)
             return
         self.run(worker_settings)
@@ -153,14 +156,6 @@ class Command(BaseCommand):
             stop_before_exit(worker)
         else:
             stop_on_signals(worker)
-        logger.info(
-            "Worker %s serves queues: %s. Threads: %s, coroutines: %s.",
-            worker.id,
-            worker_settings.queues,
-            worker_settings.threads,
-            worker_settings.coroutines,
-            extra={"worker_id": worker.id},
-        )
         try:
             worker.run()
         except (DurableTasksError, ImproperlyConfigured) as error:
