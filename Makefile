@@ -46,8 +46,8 @@ format: $(READY) ## rewrite the code in the project's format
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-bench: $(READY) ## the benchmarks; QUICK=1 for a short run
-	@$(PY) -m benchmarks $(if $(QUICK),--quick)
+bench: $(READY) driver ## the benchmarks; QUICK=1 for a short run, ARGS="--only flat"
+	@$(PY) -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
 pins: ## renew the pinned versions (needs uv)
 	uv pip compile --quiet --universal --upgrade --no-annotate --python-version 3.12 \

@@ -92,7 +92,7 @@ class Bench:
                 },
             }
         entry = servers.database_from_url(server.url)
-        # PostgreSQL ends the sessions that a killed worker left.
+        # PostgreSQL closes the connections that a killed worker left.
         create, drop = {
             "postgres": (f"CREATE DATABASE {name}", f"DROP DATABASE {name} WITH (FORCE)"),
             "mysql": (f"CREATE DATABASE {name} CHARACTER SET utf8mb4", f"DROP DATABASE {name}"),
@@ -126,10 +126,12 @@ class Bench:
             "DJANGO_SETTINGS_MODULE": "settings",
             "BENCH_DATABASES": json.dumps(databases),
         }
-        return call(command, cwd=PROJECTS / project, env=environment, timeout=self._cut(timeout))
-
-    def _cut(self, timeout: float) -> float:
-        return min(timeout, self.seconds_left())
+        limit = min(timeout, self.seconds_left())
+        try:
+            return call(command, cwd=PROJECTS / project, env=environment, timeout=limit)
+        except CommandFailed:
+            self.seconds_left()  # cut short by the run's end, it is no fault of its own
+            raise
 
 
 def call(command: Sequence[str | Path], *, timeout: float, **options: Any) -> str:
@@ -149,7 +151,7 @@ def call(command: Sequence[str | Path], *, timeout: float, **options: Any) -> st
     if done.returncode:
         output = (done.stdout + done.stderr).strip()[-TAIL:]
         raise CommandFailed(f"{shown(words)} ended with {done.returncode}: {output}")
-    return done.stdout
+    return str(done.stdout)
 
 
 def shown(words: Sequence[str | Path]) -> str:

@@ -30,7 +30,7 @@ class Contender:
     worker: tuple[str, ...]
     jobs: tuple[int, int]
     requirement: str | None = None
-    database: Mapping[str, Any] = field(default_factory=dict)
+    database: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def environment(self) -> Path:
@@ -56,7 +56,7 @@ OURS = Contender(
     project="ours",
     table="durable_tasks_job",
     worker=(*_BATCH, "--threads", "1"),
-    jobs=(20_000, 2_000),
+    jobs=(20_000, 5_000),
 )
 
 _DJANGO_TASKS_DB = Contender(

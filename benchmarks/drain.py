@@ -176,8 +176,10 @@ def show(bench: Bench, part: dict[str, Any], measured: list[Rates]) -> None:
     )
     for kind, target in TARGETS.items():
         by_contender = {rates.contender: rates.rate for rates in measured if rates.kind == kind}
-        ours = by_contender.pop(OURS, None)
-        for peer, rate in by_contender.items() if ours else ():
+        if OURS not in by_contender:
+            continue
+        ours = by_contender.pop(OURS)
+        for peer, rate in by_contender.items():
             ratio = ours / rate
             text = f"{kind}: {ratio:.1f} times {peer.name}"
             verdict = None
