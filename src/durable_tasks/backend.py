@@ -1,5 +1,6 @@
 """The backend: what ``django.tasks`` calls to enqueue a task and to read its result."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -11,10 +12,18 @@ from django.conf import settings
 from django.core.checks import CheckMessage
 from django.utils import timezone
 
-from .compat import AnyTask, BaseTaskBackend, InvalidTask, TaskResultDoesNotExist, task_enqueued
+from .compat import (
+    AnyTask,
+    BaseTaskBackend,
+    InvalidTask,
+    TaskResultDoesNotExist,
+    TaskResultStatus,
+    task_enqueued,
+)
 from .exceptions import NotSerializable
 from .ids import checked_id
 from .options import Options, parse_options
+from .results import DurableTaskResult, dumps, make_result, to_result
 from .signals import announce
 from .statuses import JobStatus
 from .tasks import DurableTask
@@ -22,7 +31,6 @@ from .tasks import DurableTask
 # Nothing here may import the models at import time: @task builds the backend while apps load.
 if TYPE_CHECKING:
     from .models import Job
-    from .results import DurableTaskResult
     from .store import NewJob, Store
 
 # One call of a task: the task, its positional and its keyword arguments.
@@ -59,7 +67,7 @@ class DatabaseBackend(BaseTaskBackend):
 
     def enqueue(
         self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> "DurableTaskResult":
+    ) -> DurableTaskResult:
         """Insert one job and return its result.
 
         One INSERT on the database that the router names for ``Job``: part of the caller's
@@ -67,43 +75,36 @@ class DatabaseBackend(BaseTaskBackend):
         """
         return self.enqueue_many([(task, args, kwargs)])[0]
 
-    def enqueue_many(self, calls: Iterable[Call]) -> "list[DurableTaskResult]":
+    def enqueue_many(self, calls: Iterable[Call]) -> list[DurableTaskResult]:
         """Insert many jobs at once: all or none of them.
 
         ``calls``: triples of a task, its positional and its keyword arguments. Returns their
         results in order. Raises what ``enqueue`` raises, before anything is inserted.
         """
-        from .results import make_result
-
         calls = list(calls)
         rows = [self._row(task, args, kwargs) for task, args, kwargs in calls]
         ids = self._store().insert(rows)
         results = [
-            make_result(
-                task=task if task.backend == self.alias else replace(task, backend=self.alias),
-                id=job_id,
-                status=row.status,
-                enqueued_at=row.enqueued_at,
-                args=args,
-                kwargs=kwargs,
+            _new_result(
+                task if task.backend == self.alias else replace(task, backend=self.alias),
+                job_id,
+                row,
             )
-            for (task, args, kwargs), row, job_id in zip(calls, rows, ids, strict=True)
+            for (task, _, _), row, job_id in zip(calls, rows, ids, strict=True)
         ]
         for result in results:
             announce(task_enqueued, type(self), partial(_itself, result))
         return results
 
-    async def aenqueue_many(self, calls: Iterable[Call]) -> "list[DurableTaskResult]":
+    async def aenqueue_many(self, calls: Iterable[Call]) -> list[DurableTaskResult]:
         """See ``enqueue_many()``."""
         return await sync_to_async(self.enqueue_many, thread_sensitive=True)(calls)
 
-    def get_result(self, result_id: str) -> "DurableTaskResult":
+    def get_result(self, result_id: str) -> DurableTaskResult:
         """Return the result with this id.
 
         Raises ``TaskResultDoesNotExist`` if there is none, or if the id is malformed.
         """
-        from .results import to_result
-
         return to_result(self.get_job(result_id))
 
     def get_job(self, result_id: str) -> "Job":
@@ -135,7 +136,6 @@ class DatabaseBackend(BaseTaskBackend):
         return store_for(connections[router.db_for_write(Job)])
 
     def _row(self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "NewJob":
-        from .results import dumps
         from .store import NewJob
 
         self.validate_task(task)
@@ -162,5 +162,20 @@ class DatabaseBackend(BaseTaskBackend):
         )
 
 
-def _itself(result: "DurableTaskResult") -> "DurableTaskResult":
+def _new_result(task: AnyTask, job_id: UUID, row: "NewJob") -> DurableTaskResult:
+    def make() -> DurableTaskResult:
+        return make_result(
+            task=task,
+            id=job_id,
+            status=row.status,
+            enqueued_at=row.enqueued_at,
+            # As they were stored: what the caller does to its arguments since is not ours.
+            args=json.loads(row.args),
+            kwargs=json.loads(row.kwargs),
+        )
+
+    return DurableTaskResult.lazy(make, task=task, id=str(job_id), status=TaskResultStatus.READY)
+
+
+def _itself(result: DurableTaskResult) -> DurableTaskResult:
     return result

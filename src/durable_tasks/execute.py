@@ -4,10 +4,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
 
-from .compat import AnyTask, TaskContext
+from .compat import AnyTask, TaskContext, TaskResultStatus
 from .exceptions import ResultTooLarge, TaskNotFound
 from .results import DurableTaskResult, as_enqueued, dumps, find_task, make_result
 from .statuses import JobStatus
@@ -124,6 +125,14 @@ class Executor:
 
     def result_at_start(self, claim: Claim, started_at: datetime) -> DurableTaskResult:
         """Return the ``TaskResult`` of a job that is running."""
+        return DurableTaskResult.lazy(
+            partial(self._at_start, claim, started_at),
+            id=str(claim.id),
+            task=self._task_of(claim),
+            status=TaskResultStatus.RUNNING,
+        )
+
+    def _at_start(self, claim: Claim, started_at: datetime) -> DurableTaskResult:
         return make_result(
             **self._shared(claim),
             status=JobStatus.RUNNING,
@@ -137,6 +146,14 @@ class Executor:
         """Return the ``TaskResult`` of a job that has ended."""
         claim = finish.claim
         assert claim is not None
+        return DurableTaskResult.lazy(
+            partial(self._at_end, claim, finish),
+            id=str(claim.id),
+            task=self._task_of(claim),
+            status=TaskResultStatus(finish.status),
+        )
+
+    def _at_end(self, claim: Claim, finish: Finish) -> DurableTaskResult:
         value = finish.return_value
         successful = finish.status == JobStatus.SUCCESSFUL
         return make_result(
@@ -150,8 +167,8 @@ class Executor:
             return_value=None if value is None else json.loads(value),
         )
 
-    def _shared(self, claim: Claim) -> dict[str, Any]:
-        task = as_enqueued(
+    def _task_of(self, claim: Claim) -> AnyTask:
+        return as_enqueued(
             self.resolve(claim.task_path).task,
             claim.task_path,
             priority=claim.priority,
@@ -159,8 +176,10 @@ class Executor:
             run_after=claim.run_after,
             backend=self.backend_name,
         )
+
+    def _shared(self, claim: Claim) -> dict[str, Any]:
         return {
-            "task": task,
+            "task": self._task_of(claim),
             "id": claim.id,
             "enqueued_at": claim.enqueued_at,
             "args": json.loads(claim.args),

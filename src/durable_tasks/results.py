@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 from django.utils.module_loading import import_string
@@ -194,6 +194,14 @@ def as_enqueued(
 
     Not ``Task.using()``: that would validate what was valid then against today's settings.
     """
+    if (
+        task is not None
+        and task.priority == priority
+        and task.queue_name == queue_name
+        and task.run_after == run_after
+        and task.backend == backend
+    ):
+        return task
     changes: dict[str, Any] = {
         "priority": priority,
         "queue_name": queue_name,
@@ -202,8 +210,6 @@ def as_enqueued(
     }
     if task is None:
         changes |= {"func": _missing_task_function(path), "takes_context": False}
-    elif all(getattr(task, name) == value for name, value in changes.items()):
-        return task
     made: AnyTask = object.__new__(Task if task is None else type(task))
     for field in fields(made):
         value = changes[field.name] if field.name in changes else getattr(task, field.name)
@@ -214,8 +220,25 @@ def as_enqueued(
 # Results --------------------------------------------------------------------------------------
 
 
+class LazyTaskResult(TaskResult):  # type: ignore[type-arg]
+    """A ``TaskResult`` whose fields may be made when one is first looked at.
+
+    Most results are never looked at: those that ``enqueue()`` returns and those that signals carry.
+    """
+
+    __slots__ = ("_make",)
+
+    def __getattr__(self, name: str) -> Any:  # called for a slot that is not set
+        if name not in type(self).__dataclass_fields__:
+            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+        made = object.__getattribute__(self, "_make")()
+        for field in fields(made):
+            object.__setattr__(self, field.name, getattr(made, field.name))
+        return object.__getattribute__(self, name)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DurableTaskResult(TaskResult):  # type: ignore[type-arg, misc]
+class DurableTaskResult(LazyTaskResult):  # type: ignore[misc]
     """Django's ``TaskResult`` of one of our jobs, with the row itself as ``.job``."""
 
     _attempts: int = 0
@@ -229,6 +252,15 @@ class DurableTaskResult(TaskResult):  # type: ignore[type-arg, misc]
     def job(self) -> "Job":
         """The job's row, read anew. Raises ``TaskResultDoesNotExist`` if it was deleted."""
         return self.task.get_backend().get_job(self.id)  # type: ignore[attr-defined, no-any-return]
+
+    @classmethod
+    def lazy(cls, make: Callable[[], Self], **known: Any) -> Self:
+        """Return a result with the fields that are ``known``; ``make`` returns it whole."""
+        result = object.__new__(cls)
+        object.__setattr__(result, "_make", make)
+        for name, value in known.items():
+            object.__setattr__(result, name, value)
+        return result
 
     def refresh(self) -> None:
         """Read the result's state anew from the database."""
@@ -259,7 +291,7 @@ _REFRESHED = (
 def make_result(
     *,
     task: AnyTask,
-    id: UUID,
+    id: UUID | str,
     status: str,
     enqueued_at: datetime,
     args: Any,

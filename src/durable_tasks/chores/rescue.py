@@ -74,7 +74,7 @@ def _decide(claim: Claim, now: datetime) -> Finish:
     times = claim.lost + 1
     error = WorkerLost(f"The worker {claim.worker_id!r} was lost while it had this job.")
     if times >= MAX_LOST:
-        error.add_note(f"Lost for the {times}rd time: the job may be what ends its workers.")
+        error.add_note(f"Lost {times} times: the job may be what ends its workers.")
         return Finish.rescued(claim, error, again=False, now=now)
     try:
         fails = getattr(find_task(claim.task_path), "on_worker_lost", "retry") == "fail"

@@ -13,37 +13,44 @@ from .messages import MAX_BATCH, Exchange, Finish, Queues, by_writes
 
 # Columns without a default, with a value that an INSERT accepts for each.
 _FILLERS = {
-    "backend_name": "''",
-    "queue_name": "''",
-    "priority": "0",
-    "task_path": "''",
-    "args": "'[]'",
-    "kwargs": "'{}'",
-    "run_at": "'2000-01-01'",
-    "enqueued_at": "'2000-01-01'",
-    "status": "''",
-    "attempts": "0",
-    "lost": "0",
-    "lease": "0",
+    "backend_name": "",
+    "queue_name": "",
+    "priority": 0,
+    "task_path": "",
+    "args": "[]",
+    "kwargs": "{}",
+    "run_at": "2000-01-01",
+    "enqueued_at": "2000-01-01",
+    "status": "",
+    "attempts": 0,
+    "lost": 0,
+    "lease": 0,
 }
 
 
 @cache
-def _finish_sql(writes: tuple[str, ...]) -> str:
-    """Return the statement that saves a batch of finishes which write these columns.
+def _finish_sql(writes: tuple[str, ...]) -> tuple[str, list[Any]]:
+    """Return the statement that saves a batch of finishes which write these columns, and the values
+    that follow those of each row.
 
     It never inserts: each row is there and locked by this transaction. Written as an upsert it
     takes many rows at once by primary key, whatever the collation of the connection; as a join
     with a derived table it is a third slower.
     """
-    fillers = {name: text for name, text in _FILLERS.items() if name not in writes}
+    fillers = {name: value for name, value in _FILLERS.items() if name not in writes}
     columns = ("id", *writes, *fillers)
-    values = ", ".join(["%s"] * (1 + len(writes)) + list(fillers.values()))
     changes = ", ".join(f"{name} = VALUES({name})" for name in writes)
-    return (
-        f"INSERT INTO {TABLE} ({', '.join(columns)}) VALUES ({values}) "
+    # With anything but placeholders the driver would send each row alone.
+    sql = (
+        f"INSERT INTO {TABLE} ({', '.join(columns)}) VALUES ({marks(len(columns))}) "
         f"ON DUPLICATE KEY UPDATE {changes}"
     )
+    return sql, list(fillers.values())
+
+
+# What the driver calls operational errors: 1366 is text that the column or the connection can't
+# carry; the others are MySQL's for JSON that is invalid or too deep.
+_DATA_ERRORS = (1366, 3140, 3141, 3144, 3157)
 
 
 class MySQLStore(Store):
@@ -90,12 +97,14 @@ class MySQLStore(Store):
         kept = [finish for finish in batch if leases.get(finish.id) == finish.fence]
         with self.connection.cursor() as cursor:
             for writes, finishes in by_writes(kept).items():
+                sql, fillers = _finish_sql(writes)
                 cursor.executemany(
-                    _finish_sql(writes),
+                    sql,
                     [
                         [
                             self.to_id(finish.id),
                             *(self._value(getattr(finish, column)) for column in writes),
+                            *fillers,
                         ]
                         for finish in finishes
                     ],
@@ -167,6 +176,11 @@ class MySQLStore(Store):
         if value is None or not settings.USE_TZ:
             return value  # type: ignore[no-any-return]
         return value.replace(tzinfo=self.connection.timezone)  # type: ignore[no-any-return]
+
+    def is_data_error(self, error: Exception) -> bool:
+        return super().is_data_error(error) or (
+            isinstance(error, OperationalError) and error.args[0] in _DATA_ERRORS
+        )
 
     def is_busy(self, error: Exception) -> bool:
         # 1213: deadlock, 1205: lock wait timeout.

@@ -7,13 +7,14 @@ from datetime import datetime
 from queue import SimpleQueue
 from typing import Any
 
-from django.db import close_old_connections, connections
+from django.db import connections
 
 from ..compat import task_finished, task_started
 from ..execute import Executor
 from ..signals import announce, is_heard
 from ..statuses import JobStatus
 from ..store import Claim, Finish
+from .pools import tidy_connections
 
 logger = logging.getLogger("durable_tasks")
 
@@ -75,7 +76,7 @@ class Announcer:
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             try:
-                close_old_connections()
+                tidy_connections()
                 if isinstance(item, tuple):
                     self._tell_start(*item)
                 else:

@@ -122,7 +122,7 @@ class Loop:
         self.give_up_after = give_up_after
         self.enter = enter
         self._lanes = (Lane(threads, share=1.0), Lane(coroutines))
-        # Claimed and not yet saved, by id and lease: a job may come back while its lost run goes on.
+        # Claimed and not yet saved, by id and lease: a job may be back while its lost run goes on.
         self._held: dict[tuple[UUID, int], Lane] = {}
         self._unsaved: list[Finish] = []
         self._stopping = False

@@ -1,28 +1,43 @@
 """Where claims run: threads for sync tasks, one event loop for coroutines."""
 
 import asyncio
-import logging
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from queue import Empty, SimpleQueue
 
 from asgiref.sync import sync_to_async
-from django.db import close_old_connections, connections
+from django.db import connections
 
 from ..compat import task_backends
 from ..execute import Executor
 from ..store import Claim, Finish
 
-logger = logging.getLogger("durable_tasks")
 
 # So many coroutines are started before the event loop gets a turn for those that run.
 GROUP = 50
 # Seconds: how often the connections that coroutines share are looked at.
 CONNECTION_CARE = 1.0
+
+
+def tidy_connections() -> None:
+    """Let no connection of this thread that is too old, broken or inside a transaction go on.
+
+    Django's ``close_old_connections()`` raises for some that are broken, and what it does to one
+    whose transaction was never ended fails every later task of the thread.
+    """
+    for connection in connections.all(initialized_only=True):
+        with suppress(Exception):  # of whatever kind: a slot must not end with it
+            if not connection.in_atomic_block:
+                connection.close_if_unusable_or_obsolete()
+                continue
+        with suppress(Exception):
+            connection.close()
+        del connections[connection.alias]
 
 
 class Pool(ABC):
@@ -89,11 +104,11 @@ class ThreadPool(Pool):
             connections.close_all()
 
     def _run_one(self, claim: Claim) -> Finish:
-        close_old_connections()
+        tidy_connections()
         try:
             return self.executor.execute(claim)
         finally:
-            close_old_connections()
+            tidy_connections()
 
     def submit(self, claims: Sequence[Claim]) -> None:
         for claim in claims:
@@ -131,7 +146,7 @@ class CoroutinePool(Pool):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="coroutines", daemon=True)
         self._cared_at = 0.0
-        self._filling = False
+        self._care: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._thread.start()
@@ -141,7 +156,9 @@ class CoroutinePool(Pool):
         task_backends[self.executor.backend_name]
         try:
             self._loop.run_forever()
-            self._loop.run_until_complete(sync_to_async(connections.close_all)())
+            if self._care is not None:  # else no coroutine has run, and none has used a connection
+                with suppress(RuntimeError):  # the interpreter is exiting and takes no more work
+                    self._loop.run_until_complete(sync_to_async(connections.close_all)())
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         finally:
             self._loop.close()
@@ -152,17 +169,14 @@ class CoroutinePool(Pool):
 
     def _fill(self) -> None:
         """Start what waits, a group at a time, as long as there are free slots."""
-        if self._filling:
-            return
         now = time.monotonic()
         if now - self._cared_at > CONNECTION_CARE:
-            # The ORM calls of all coroutines share one thread: drop its broken connections there.
+            # The ORM calls of all coroutines share one thread: drop its broken connections there,
+            # before the calls of those that start now.
             self._cared_at = now
-            self._filling = True
-            care = self._loop.create_task(sync_to_async(close_old_connections)())
-            care.add_done_callback(self._cared)
-            self._running.add(care)
-            return
+            self._care = asyncio.Task(
+                sync_to_async(tidy_connections)(), loop=self._loop, eager_start=True
+            )
         for _ in range(GROUP):
             if len(self._running) >= self.slots:
                 return
@@ -177,20 +191,16 @@ class CoroutinePool(Pool):
                 task.add_done_callback(self._done)
         self._loop.call_soon(self._fill)
 
-    def _cared(self, care: "asyncio.Task[None]") -> None:
-        self._running.discard(care)
-        self._filling = False
-        if (error := care.exception()) is not None:
-            logger.warning("Closing old connections failed: %s", error)
-        self._fill()
-
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
         if self._waiting:
             self._fill()
 
     async def _run_one(self, claim: Claim) -> None:
-        self.ended.put(await self.executor.aexecute(claim))
+        finish = await self.executor.aexecute(claim)
+        if finish.exception is not None:
+            self._cared_at = float("-inf")  # perhaps a connection is broken
+        self.ended.put(finish)
 
     def take_back(self) -> list[Claim]:
         taken: list[Claim] = []
