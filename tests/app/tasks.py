@@ -5,14 +5,14 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from contextvars import ContextVar
+from pathlib import Path
 
 from asgiref.sync import sync_to_async
-from django.contrib.auth import get_user_model
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, connection, connections, transaction
 
 from durable_tasks import task
-from durable_tasks.compat import task_backends
 
 from .models import Effect
 
@@ -30,6 +30,17 @@ def add(a, b=0):
 @task
 def echo(*args, **kwargs):
     return {"args": list(args), "kwargs": kwargs}
+
+
+@task
+def no_value():
+    pass
+
+
+@task
+def grow(values):
+    values.append(2)
+    return values
 
 
 @task
@@ -161,6 +172,18 @@ def break_transaction():
 
 
 @task
+def leave_transaction_open(key):
+    """Begin a transaction and never end it."""
+    transaction.atomic().__enter__()
+    Effect.objects.create(key=key)
+
+
+@task
+async def async_leave_transaction_open(key):
+    await sync_to_async(leave_transaction_open.func)(key)
+
+
+@task
 def close_connection():
     """Leave a connection whose other end is gone."""
     connection.ensure_connection()
@@ -168,8 +191,8 @@ def close_connection():
 
 
 @task
-def count_users():
-    return get_user_model().objects.count()
+async def async_close_connection():
+    await sync_to_async(close_connection.func)()
 
 
 # Waiting for the test, or for each other
@@ -208,6 +231,18 @@ def hold_once(key):
 
 
 @task
+def hold_without_database(key, path):
+    """Like hold(), but waits for a file to appear, and uses no connection meanwhile."""
+    Effect.objects.create(key=f"held {key}")
+    connections.close_all()
+    until = time.monotonic() + PATIENCE
+    while not Path(path).exists():
+        if time.monotonic() > until:
+            raise TimeoutError(f"nobody made {path}")
+        time.sleep(0.01)
+
+
+@task
 def kill_worker(key):
     Effect.objects.create(key=key)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -216,40 +251,33 @@ def kill_worker(key):
 _meeting = threading.Lock()
 _barriers: dict[str, threading.Barrier] = {}
 _async_barriers: dict[str, asyncio.Barrier] = {}
+_present: Counter[str] = Counter()
+_most: Counter[str] = Counter()
 
 
 @task
 def meet(name, count):
-    """Return once ``count`` jobs are in here at the same time."""
+    """Return once ``count`` jobs are in here at the same time.
+
+    Returns the thread, and how many were ever in here at once. ``name``: who meets, in a process.
+    """
     with _meeting:
         barrier = _barriers.setdefault(name, threading.Barrier(count, timeout=PATIENCE))
+        _present[name] += 1
+        _most[name] = max(_most[name], _present[name])
     barrier.wait()
-    return threading.get_ident()
+    with _meeting:
+        _present[name] -= 1
+        return threading.get_ident(), _most[name]
 
 
 @task
 async def async_meet(name, count):
+    """Return, with the thread, once ``count`` jobs are in here at the same time."""
     barrier = _async_barriers.setdefault(name, asyncio.Barrier(count))
     async with asyncio.timeout(PATIENCE):
         await barrier.wait()
     return threading.get_ident()
-
-
-_busy = 0
-_most_busy = 0
-
-
-@task
-def measure_crowd():
-    """Return how many of these ever ran at once in this process, this one included."""
-    global _busy, _most_busy
-    with _meeting:
-        _busy += 1
-        _most_busy = max(_most_busy, _busy)
-    time.sleep(0.005)
-    with _meeting:
-        _busy -= 1
-        return _most_busy
 
 
 # What is left behind
@@ -270,10 +298,3 @@ async def async_leave_context(text):
     _left.set(text)
     await asyncio.sleep(0)
     return found
-
-
-@task
-def enqueue_many_effects(keys):
-    """Enqueue in one transaction, then let it fail if there are no keys."""
-    with transaction.atomic():
-        task_backends["default"].enqueue_many([(effect, [key], {}) for key in keys])

@@ -1,5 +1,7 @@
 """What our commands share: each parses, calls, and prints."""
 
+from argparse import ArgumentParser
+
 from django.core.management.base import CommandError
 
 from ..backend import DatabaseBackend
@@ -24,6 +26,8 @@ def durable_backend(alias: str) -> DatabaseBackend:
 
 def queue_names(text: str, option: str, *, empty: bool = False) -> tuple[str, ...] | None:
     """Parse a list of queues separated by commas; None stands for ``*``, all queues."""
+    if not is_text(text):
+        raise CommandError(f"{option}: {text!r} is no valid text.")
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if "*" in names:
         if len(names) > 1:
@@ -32,3 +36,17 @@ def queue_names(text: str, option: str, *, empty: bool = False) -> tuple[str, ..
     if not names and not empty:
         raise CommandError(f"{option} must name at least one queue.")
     return names
+
+
+def is_text(text: str) -> bool:
+    """Return whether a database can store what the command line had."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def one_line_errors(parser: ArgumentParser) -> None:
+    """Let the error about a bad value be one line, without the usage of ten above it."""
+    parser.print_usage = lambda file=None: None  # type: ignore[method-assign]

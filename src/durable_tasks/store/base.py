@@ -89,7 +89,7 @@ class Store(ABC):
         if len(rows) <= INSERT_BATCH:
             self._insert(rows)
         else:
-            with transaction.atomic(using=self.connection.alias, savepoint=False):
+            with self._transaction():
                 for start in range(0, len(rows), INSERT_BATCH):
                     self._insert(rows[start : start + INSERT_BATCH])
         return [row.id for row in rows]
@@ -184,12 +184,16 @@ class Store(ABC):
             if not batch or not self.is_data_error(error):
                 raise
             reason = error
+        # It may have been the claim: no finish is blamed for that.
+        if want:
+            counted = self._save(batch, 0, queues, worker_id, now).counted
+            return Exchange(counted, self._save([], want, queues, worker_id, now).claims)
         # Halve until the refused finish is alone; then it fails for that reason.
         if len(batch) > 1:
             half = len(batch) // 2
             left = self._save(batch[:half], 0, queues, worker_id, now)
-            right = self._save(batch[half:], want, queues, worker_id, now)
-            return Exchange(left.counted | right.counted, right.claims)
+            right = self._save(batch[half:], 0, queues, worker_id, now)
+            return Exchange(left.counted | right.counted, [])
         finish = batch[0]
         if isinstance(finish.exception, RefusedByDatabase) or finish.claim is None:
             raise reason
@@ -207,7 +211,7 @@ class Store(ABC):
         # The caller's message says from now on what was written.
         for name in Finish.__slots__:
             setattr(finish, name, getattr(instead, name))
-        return self._save([finish], want, queues, worker_id, now)
+        return self._save([finish], 0, queues, worker_id, now)
 
     def check_size(self, batch: Sequence[Finish]) -> None:
         """Raise ``DataError`` if a finish is longer than the server takes."""

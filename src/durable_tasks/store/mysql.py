@@ -170,7 +170,9 @@ class MySQLStore(Store):
         return self.changed(f"{sql} WHERE id IN ({marks(len(rows))})", [row[0] for row in rows])
 
     def database_time(self) -> float:
-        return float(self.row("SELECT UNIX_TIMESTAMP(NOW(6))")[0])
+        # Not UNIX_TIMESTAMP(NOW()): that goes through the session's time zone and its extra hour.
+        sql = "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
+        return float(self.row(sql)[0]) / 1_000_000
 
     def from_time(self, value: Any) -> datetime | None:
         if value is None or not settings.USE_TZ:

@@ -17,7 +17,6 @@ from ..compat import task_backends
 from ..execute import Executor
 from ..store import Claim, Finish
 
-
 # So many coroutines are started before the event loop gets a turn for those that run.
 GROUP = 50
 # Seconds: how often the connections that coroutines share are looked at.

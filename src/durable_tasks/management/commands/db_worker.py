@@ -23,7 +23,7 @@ from ...exceptions import DurableTasksError
 from ...models import MAX_WORKER_ID
 from ...store import Queues
 from ...worker.worker import Worker, WorkerSettings
-from .. import durable_backend, queue_names
+from .. import durable_backend, is_text, one_line_errors, queue_names
 
 logger = logging.getLogger("durable_tasks")
 
@@ -56,8 +56,10 @@ def above_zero(text: str) -> int:
 
 def worker_id(text: str) -> str:
     """Parse a worker's name."""
-    if not 1 <= len(text) <= MAX_WORKER_ID or "\0" in text:
+    if not 1 <= len(text) <= MAX_WORKER_ID:
         raise ArgumentTypeError(f"must have 1 to {MAX_WORKER_ID} characters, not {len(text)}")
+    if not is_text(text):
+        raise ArgumentTypeError(f"{text!r} is no valid text")
     return text
 
 
@@ -65,6 +67,7 @@ class Command(BaseCommand):
     help = "Runs a worker: claims jobs from the database and runs them."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        one_line_errors(parser)
         parser.add_argument(
             "--queue-name",
             default=DEFAULT_TASK_QUEUE_NAME,
@@ -119,7 +122,9 @@ class Command(BaseCommand):
         set_up_logging(options["verbosity"])
         backend = durable_backend(options["backend_name"])
         names = queue_names(options["queue_name"], "--queue-name")
-        excluded = queue_names(options["exclude_queues"], "--exclude-queues", empty=True) or ()
+        excluded = queue_names(options["exclude_queues"], "--exclude-queues", empty=True)
+        if excluded is None:
+            raise CommandError("--exclude-queues: '*' would leave no queue.")
         if excluded and names is not None:
             raise CommandError("--exclude-queues works only with --queue-name '*'.")
         try:

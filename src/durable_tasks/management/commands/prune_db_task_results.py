@@ -13,7 +13,7 @@ from ...compat import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME
 from ...models import Job
 from ...statuses import JobStatus
 from ...store import store_for
-from .. import durable_backend, queue_names
+from .. import durable_backend, one_line_errors, queue_names
 
 
 def days(text: str) -> int:
@@ -31,6 +31,7 @@ class Command(BaseCommand):
     help = "Deletes the results of tasks that ended some days ago."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        one_line_errors(parser)
         parser.add_argument(
             "--backend",
             default=DEFAULT_TASK_BACKEND_ALIAS,

@@ -1,0 +1,720 @@
+"""Every promise of the store, once; each database's test file runs it."""
+
+import json
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import (
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    connection,
+    connections,
+    transaction,
+)
+from django.utils import timezone
+
+from durable_tasks.exceptions import RefusedByDatabase
+from durable_tasks.models import Job
+from durable_tasks.statuses import JobStatus
+from durable_tasks.store import Claim, Finish, Queues, store_for
+from durable_tasks.store.messages import (
+    FAILED,
+    MAX_BATCH,
+    MAX_BATCH_BYTES,
+    RELEASED,
+    RESCUED,
+    SUCCEEDED,
+    batches,
+)
+
+from .jobs import (
+    StoreTestCase,
+    failed,
+    make_jobs,
+    make_running,
+    new_job,
+    rescued,
+    state,
+    succeeded,
+)
+
+STATUSES = JobStatus.values
+CUTOFF = timezone.now().replace(microsecond=5) - timedelta(days=1)
+OLD = CUTOFF - timedelta(microseconds=1)
+
+KINDS: dict[str, Callable[[Claim], Finish]] = {
+    "succeeded": succeeded,
+    "failed": failed,
+    "released": Finish.released,
+    "rescued, to run again": rescued,
+    "rescued, failed": lambda claim: rescued(claim, again=False),
+}
+
+
+class InsertContract(StoreTestCase):
+    def test_insert_returns_the_ids_in_order(self) -> None:
+        for count in (0, 1, 100, 257):
+            with self.subTest(count=count):
+                rows = [new_job() for _ in range(count)]
+                ids = store_for(connection).insert(rows)
+                self.assertEqual(ids, [row.id for row in rows])
+                self.assertEqual(Job.objects.filter(id__in=ids).count(), count)
+
+    def test_an_insert_is_part_of_the_callers_transaction(self) -> None:
+        for count in (1, 257):
+            with self.subTest(count=count):
+                with transaction.atomic():
+                    store_for(connection).insert([new_job() for _ in range(count)])
+                    self.assertEqual(Job.objects.count(), count)
+                    transaction.set_rollback(True)
+                self.assertEqual(Job.objects.count(), 0)
+
+    def test_a_large_insert_is_all_or_nothing(self) -> None:
+        rows = [new_job(priority=0 if n < 150 else 1000) for n in range(151)]
+        with self.assertRaises(IntegrityError):
+            store_for(connection).insert(rows)
+        self.assertEqual(Job.objects.count(), 0)
+
+    def test_a_job_is_stored_as_given(self) -> None:
+        soon = timezone.now() + timedelta(days=1)
+        row = new_job(
+            status="SCHEDULED",
+            priority=-100,
+            queue_name="Zürich ⚙",
+            args='[1,"ü",null]',
+            kwargs='{"🎈":{"b":[0.5]}}',
+            run_after=soon,
+            run_at=soon,
+        )
+        store_for(connection).insert([row])
+        given = {name: getattr(row, name) for name in type(row).__slots__}
+        given |= {"args": [1, "ü", None], "kwargs": {"🎈": {"b": [0.5]}}}
+        stored = state(row.id)
+        self.assertEqual(stored, stored | given)
+        others = {name: value for name, value in stored.items() if name not in given}
+        self.assertEqual(set(others.values()), {None})
+
+
+class ClaimContract(StoreTestCase):
+    def test_the_best_job_comes_first(self) -> None:
+        """Priority, then due time, then id."""
+        now = timezone.now()
+        made = make_jobs(
+            60,
+            priority=lambda n: (n * 7) % 3 - 1,
+            run_at=lambda n: now - timedelta(seconds=(n * 5) % 4),
+        )
+        best = sorted(made, key=lambda job: (-job.priority, job.run_at, job.id))
+        for names in (["default"], ["default", "empty"], None):
+            with self.subTest(names=names):
+                Job.objects.update(status="READY")
+                claims = self.claim(25, names)
+                self.assertEqual([claim.id for claim in claims], [job.id for job in best[:25]])
+
+    def test_the_best_of_several_queues_come_first(self) -> None:
+        now = timezone.now()
+        made = make_jobs(
+            90,
+            queue_name=lambda n: "abc"[(n // 2) % 3],
+            priority=lambda n: (n * 7) % 5,
+            run_at=lambda n: now - timedelta(seconds=n % 11),
+        )
+        best = sorted(made, key=lambda job: (-job.priority, job.run_at, job.id))
+        key = {job.id: (-job.priority, job.run_at) for job in made}
+        for names in (["a", "b", "c"], None):
+            with self.subTest(names=names):
+                Job.objects.update(status="READY")
+                claimed = [claim.id for _ in range(9) for claim in self.claim(10, names)]
+                # Jobs of one priority and due time have no order across queues.
+                self.assertEqual([key[id] for id in claimed], [key[job.id] for job in best])
+                self.assertEqual(set(claimed), set(key))
+
+    def test_only_the_queues_asked_for_are_claimed_from(self) -> None:
+        make_jobs(8, queue_name=lambda n: "abcd"[n % 4])
+        cases: list[tuple[list[str] | None, list[str], str]] = [
+            (["b"], [], "b"),
+            (["d", "b", "empty"], [], "bd"),
+            (None, [], "abcd"),
+            (None, ["a", "empty"], "bcd"),
+            (None, ["a", "b", "c", "d"], ""),
+            ([], [], ""),
+        ]
+        for names, excluded, expected in cases:
+            with self.subTest(names=names, excluded=excluded):
+                Job.objects.update(status="READY")
+                claims = self.claim(100, names, excluded=excluded)
+                self.assertEqual(sorted(claim.queue_name for claim in claims), sorted(expected * 2))
+
+    def test_no_more_is_claimed_than_wanted(self) -> None:
+        make_jobs(12, queue_name=lambda n: "abc"[n % 3])
+        for names in (["a"], ["a", "b", "c"], None):
+            for want in (0, 1, 3):
+                with self.subTest(names=names, want=want):
+                    Job.objects.update(status="READY")
+                    self.assertEqual(len(self.claim(want, names)), want)
+                    self.assertEqual(Job.objects.running().count(), want)
+
+    def test_only_ready_jobs_of_the_backend_are_claimed(self) -> None:
+        others = [status for status in STATUSES if status != "READY"]
+        make_jobs(len(others), status=lambda n: others[n])
+        make_jobs(3, backend_name="other")
+        [ready] = make_jobs()
+        for names in (["default"], ["default", "b"], None):
+            with self.subTest(names=names):
+                Job.objects.filter(id=ready.id).update(status="READY")
+                self.assertEqual([claim.id for claim in self.claim(10, names)], [ready.id])
+
+    def test_a_claim_says_what_was_before_and_the_new_lease(self) -> None:
+        now = timezone.now()
+        before = {
+            "started_at": now - timedelta(hours=3),
+            "last_attempted_at": now - timedelta(hours=2),
+            "run_after": now - timedelta(hours=1),
+            "run_at": now - timedelta(hours=1),
+            "enqueued_at": now - timedelta(hours=4),
+            "queue_name": "q",
+            "priority": 7,
+            "lost": 1,
+        }
+        for names in (["q"], ["q", "b"], None):
+            with self.subTest(names=names):
+                [job] = make_jobs(
+                    attempts=2, lease=5, args=[1], kwargs={"a": None}, errors=[{"n": 1}], **before
+                )
+                [claim] = self.claim(1, names, worker_id="me", now=now)
+                self.assertEqual((claim.id, claim.lease, claim.attempts), (job.id, 6, 3))
+                self.assertEqual({name: getattr(claim, name) for name in before}, before)
+                self.assertEqual(json.loads(claim.args), [1])
+                self.assertEqual(json.loads(claim.kwargs), {"a": None})
+                self.assertEqual(json.loads(claim.errors or ""), [{"n": 1}])
+                row = state(job.id)
+                self.assertEqual(
+                    row,
+                    row
+                    | {
+                        "status": "RUNNING",
+                        "worker_id": "me",
+                        "lease": 6,
+                        "attempts": 3,
+                        "started_at": before["started_at"],
+                        "last_attempted_at": now,
+                    },
+                )
+
+    def test_a_first_claim_writes_the_first_start(self) -> None:
+        now = timezone.now()
+        [job] = make_jobs()
+        [claim] = self.claim(1, now=now)
+        self.assertEqual((claim.started_at, claim.last_attempted_at), (None, None))
+        self.assertEqual((state(job.id)["started_at"], state(job.id)["attempts"]), (now, 1))
+
+    def test_times_come_as_the_project_has_them(self) -> None:
+        make_jobs(run_at=timezone.now())
+        [claim] = self.claim()
+        self.assertEqual(timezone.is_aware(claim.run_at), settings.USE_TZ)
+
+
+class ExchangeContract(StoreTestCase):
+    def test_an_exchange_saves_and_claims(self) -> None:
+        make_jobs(6)
+        first = self.claim(3)
+        exchange = self.exchange([succeeded(first[0]), failed(first[1])], 2)
+        self.assertEqual(exchange.counted, {first[0].id, first[1].id})
+        self.assertEqual(len(exchange.claims), 2)
+        self.assertEqual(Job.objects.running().count(), 3)
+        self.assertEqual(Job.objects.ready().count(), 1)
+
+    def test_an_exchange_of_several_batches_claims_once(self) -> None:
+        make_jobs(700)
+        make_jobs(20, queue_name="b")
+        claims = self.claim(700, ["default"])
+        exchange = self.exchange([succeeded(claim) for claim in claims], 5, ["b"])
+        self.assertEqual((len(exchange.counted), len(exchange.claims)), (700, 5))
+        self.assertEqual(Job.objects.successful().count(), 700)
+
+    def test_a_finish_with_an_old_lease_changes_nothing(self) -> None:
+        for kind, finish_of in KINDS.items():
+            with self.subTest(kind):
+                [job] = make_jobs()
+                [claim] = self.claim()
+                Job.objects.filter(id=job.id).update(lease=claim.lease + 1, worker_id="heir")
+                before = state(job.id)
+                self.assertEqual(self.finish(finish_of(claim)), set())
+                self.assertEqual(state(job.id), before)
+
+    def test_a_finish_of_a_deleted_job_does_not_count_and_inserts_nothing(self) -> None:
+        make_jobs()
+        [claim] = self.claim()
+        Job.objects.all().delete()
+        for kind, finish_of in KINDS.items():
+            with self.subTest(kind):
+                self.assertEqual(self.finish(finish_of(claim)), set())
+                self.assertEqual(Job.objects.count(), 0)
+
+    def test_a_finish_writes_the_columns_it_names_and_no_others(self) -> None:
+        then = timezone.now() + timedelta(hours=1)
+        for writes in (SUCCEEDED, FAILED, RELEASED, RESCUED):
+            with self.subTest(writes=writes):
+                [job] = make_running(exception_class_path="old")
+                before = state(job.id)
+                # Every attribute differs from the row.
+                values: dict[str, Any] = {
+                    **dict.fromkeys(("started_at", "last_attempted_at", "finished_at"), then),
+                    "return_value": "[1]",
+                    "errors": "[2]",
+                    "exception_class_path": "new",
+                    "worker_id": "w2",
+                    "lease": 2,
+                    "attempts": 7,
+                    "lost": 3,
+                }
+                finish = Finish(job.id, 1, writes, "CANCELLED", **values)
+                self.assertEqual(self.finish(finish), {job.id})
+                values |= {"status": "CANCELLED", "return_value": [1], "errors": [2]}
+                self.assertEqual(state(job.id), before | {name: values[name] for name in writes})
+
+    def test_a_success_keeps_its_worker_and_has_a_value(self) -> None:
+        make_jobs()
+        [claim] = self.claim(worker_id="me")
+        self.finish(succeeded(claim, {"a": ["ü", "🎈"]}))
+        row = Job.objects.get()
+        self.assertEqual((row.status, row.worker_id), ("SUCCESSFUL", "me"))
+        self.assertEqual(row.return_value, {"a": ["ü", "🎈"]})
+        self.assertIsNotNone(row.finished_at)
+
+    def test_a_failure_is_added_to_the_errors_and_owned_by_nobody(self) -> None:
+        make_jobs(attempts=1, errors=[{"attempt": 1}])
+        [claim] = self.claim()
+        self.finish(failed(claim, KeyError("k")))
+        row = Job.objects.get()
+        self.assertEqual((row.status, row.worker_id), ("FAILED", None))
+        self.assertEqual(row.exception_class_path, "builtins.KeyError")
+        self.assertEqual([error["attempt"] for error in row.errors], [1, 2])
+        self.assertEqual(row.errors[1]["exception_class_path"], "builtins.KeyError")
+
+    def test_a_release_restores_all_but_the_lease(self) -> None:
+        long_ago = timezone.now() - timedelta(days=1)
+        jobs = make_jobs(
+            2,
+            attempts=lambda n: n,
+            lease=lambda n: n * 3,
+            started_at=lambda n: long_ago if n else None,
+            last_attempted_at=lambda n: long_ago if n else None,
+        )
+        before = [state(job.id) for job in jobs]
+        claims = self.claim()
+        self.assertEqual(len(self.finish(*map(Finish.released, claims))), 2)
+        self.assertEqual(
+            [state(job.id) for job in jobs],
+            [row | {"lease": row["lease"] + 2} for row in before],
+        )
+
+    def test_a_lease_never_comes_back(self) -> None:
+        make_jobs()
+        leases = []
+        for finish_of in (Finish.released, rescued, Finish.released, rescued, succeeded):
+            [claim] = self.claim()
+            leases.append(claim.lease)
+            self.finish(finish_of(claim))
+        self.assertEqual(leases, [1, 3, 5, 7, 9])
+
+    def test_a_rescue_counts_the_lost_run(self) -> None:
+        for again, status in ((True, "READY"), (False, "FAILED")):
+            with self.subTest(again=again):
+                [job] = make_running(lost=1)
+                [claim] = self.store.held_by("w")
+                self.finish(rescued(claim, again=again))
+                row = Job.objects.get(id=job.id)
+                self.assertEqual((row.status, row.lost, row.lease), (status, 2, 2))
+                self.assertEqual((row.worker_id, row.attempts), (None, 1))
+                self.assertEqual(row.errors[0]["worker_id"], "w")
+                self.assertEqual(row.finished_at is None, again)
+
+    def test_saving_an_ending_twice_is_harmless(self) -> None:
+        for finish_of in (succeeded, failed):
+            with self.subTest(finish_of.__name__):
+                [job] = make_jobs()
+                [claim] = self.claim()
+                finish = finish_of(claim)
+                self.assertEqual(self.finish(finish), {job.id})
+                once = state(job.id)
+                self.assertEqual(self.finish(finish), {job.id})
+                self.assertEqual(state(job.id), once)
+
+    def test_a_release_that_is_sent_twice_takes_the_job_from_nobody(self) -> None:
+        [job] = make_jobs()
+        [claim] = self.claim()
+        release = Finish.released(claim)
+        self.assertEqual(self.finish(release), {job.id})
+        [heir] = self.claim(worker_id="heir")
+        self.assertEqual(self.finish(release), set())
+        self.assertEqual(self.finish(succeeded(heir)), {job.id})
+
+    def test_endings_of_all_kinds_go_in_one_batch(self) -> None:
+        make_jobs(50)
+        claims = self.claim()
+        kinds = list(KINDS.values())
+        late = {claim.id for claim in claims[:10]}
+        Job.objects.filter(id__in=late).update(lease=9)
+        finishes = [kinds[n % 5](claim) for n, claim in enumerate(claims)]
+        self.assertEqual(self.finish(*finishes), {claim.id for claim in claims} - late)
+        expected = {finish.id: finish.status for finish in finishes} | dict.fromkeys(
+            late, "RUNNING"
+        )
+        self.assertEqual(dict(Job.objects.values_list("id", "status")), expected)
+
+    def test_batches_are_bounded_by_count_and_bytes_and_all_are_saved(self) -> None:
+        cases = [(1203, 10, [500, 500, 203]), (30, 100_000, [10, 10, 10]), (2, 1_500_000, [1, 1])]
+        for count, size, expected in cases:
+            with self.subTest(count=count, size=size):
+                Job.objects.all().delete()
+                make_jobs(count)
+                finishes = [succeeded(claim, "x" * size) for claim in self.claim(count)]
+                self.assertEqual([len(batch) for batch in batches(finishes)], expected)
+                self.assertEqual(len(self.finish(*finishes)), count)
+                stored = Job.objects.values_list("status", "return_value")
+                self.assertEqual(set(stored), {("SUCCESSFUL", "x" * size)})
+        self.assertEqual((MAX_BATCH, MAX_BATCH_BYTES), (500, 1024 * 1024))
+
+
+class FaultContract(StoreTestCase):
+    def refused_changes(self) -> list[dict[str, Any]]:
+        """Attributes of a finish that this database refuses as data, each alone."""
+        return [
+            {"return_value": "{no JSON"},
+            {"return_value": "[" * 50_000 + "]" * 50_000},
+            {"writes": FAILED, "errors": "[1,"},
+        ]
+
+    def test_a_refused_ending_fails_alone_in_a_full_batch(self) -> None:
+        for changes in self.refused_changes():
+            with self.subTest(changes=str(changes)[:80]):
+                Job.objects.all().delete()
+                make_jobs(MAX_BATCH + 7)
+                claims = self.claim(MAX_BATCH)
+                finishes = [succeeded(claim) for claim in claims]
+                bad = finishes[345]
+                for name, value in changes.items():
+                    setattr(bad, name, value)
+                exchange = self.exchange(finishes, 3)
+                self.assertEqual(exchange.counted, {claim.id for claim in claims})
+                self.assertEqual(len(exchange.claims), 3)
+                self.assertEqual(Job.objects.successful().count(), MAX_BATCH - 1)
+                job = Job.objects.failed().get()
+                self.assertEqual(job.id, bad.id)
+                self.assert_refused(job, bad)
+
+    def assert_refused(self, job: Job, finish: Finish) -> None:
+        path = "durable_tasks.exceptions.RefusedByDatabase"
+        self.assertEqual(job.exception_class_path, path)
+        self.assertEqual(job.errors[-1]["exception_class_path"], path)
+        self.assertIn("The database refused the job's ending", job.errors[-1]["traceback"])
+        self.assertEqual((job.return_value, job.worker_id), (None, None))
+        self.assertIsNotNone(job.finished_at)
+        # The caller's message says what was written.
+        self.assertEqual(finish.status, "FAILED")
+        self.assertIsInstance(finish.exception, RefusedByDatabase)
+
+    def test_several_refused_endings_fail_and_their_neighbours_do_not(self) -> None:
+        make_jobs(20)
+        finishes = [succeeded(claim) for claim in self.claim()]
+        for number in (0, 7, 8, 19):
+            finishes[number].return_value = "{no JSON"
+        self.assertEqual(len(self.finish(*finishes)), 20)
+        failed_ids = set(Job.objects.failed().values_list("id", flat=True))
+        self.assertEqual(failed_ids, {finishes[number].id for number in (0, 7, 8, 19)})
+
+    def test_a_refused_ending_with_an_old_lease_changes_nothing(self) -> None:
+        [job] = make_jobs()
+        [claim] = self.claim()
+        Job.objects.update(lease=9)
+        before = state(job.id)
+        finish = succeeded(claim)
+        finish.return_value = "{no JSON"
+        self.assertEqual(self.finish(finish), set())
+        self.assertEqual(state(job.id), before)
+
+    def make_claims_refused(self) -> dict[str, Any]:
+        """Return arguments of an exchange whose claim the database refuses."""
+        return {"worker_id": "w" * 201}
+
+    def test_a_refused_claim_is_an_error_and_no_endings_fault(self) -> None:
+        make_jobs(10)
+        claims = self.claim(5)
+        finishes = [succeeded(claim) for claim in claims]
+        options = self.make_claims_refused()
+        with self.assertRaises((DataError, ValueError)):
+            self.exchange(finishes, 1, **options)
+        self.assertEqual(Job.objects.failed().count(), 0)
+        # The store is as usable as before, and sending it again is safe.
+        self.assertEqual(self.finish(*finishes), {claim.id for claim in claims})
+        self.assertEqual(Job.objects.successful().count(), 5)
+
+    def test_a_value_with_escaped_looks_is_stored_as_it_is(self) -> None:
+        value = ["\\u0000", '"; --', "%s %(x)s {}", "\\", "\n\t\x7f", "\ufeff", "😀"]
+        make_jobs()
+        [claim] = self.claim()
+        finish = Finish.succeeded(
+            claim, json.dumps(value), started_at=timezone.now(), finished_at=timezone.now()
+        )
+        self.finish(finish)
+        self.assertEqual(Job.objects.get().return_value, value)
+
+
+class PromoteContract(StoreTestCase):
+    def test_due_jobs_become_ready_and_keep_all_else(self) -> None:
+        now = timezone.now()
+        hours = timedelta(hours=1)
+        jobs = make_jobs(
+            4,
+            status="SCHEDULED",
+            priority=lambda n: n * 10,
+            lease=4,
+            attempts=1,
+            run_at=lambda n: now + (n - 1) * hours,
+        )
+        before = [state(job.id) for job in jobs]
+        self.assertEqual(self.store.promote(now), 2)
+        due, rest = before[:2], before[2:]
+        self.assertEqual(
+            [state(job.id) for job in jobs], [row | {"status": "READY"} for row in due] + rest
+        )
+        self.assertEqual(self.store.promote(now), 0)
+
+    def test_the_longest_due_are_promoted_first(self) -> None:
+        now = timezone.now()
+        jobs = make_jobs(
+            9, status="SCHEDULED", run_at=lambda n: now - timedelta(seconds=(n * 4) % 9)
+        )
+        by_age = [job.id for job in sorted(jobs, key=lambda job: job.run_at)]
+        self.assertEqual(self.store.promote(now, limit=4), 4)
+        self.assertEqual(set(Job.objects.ready().values_list("id", flat=True)), set(by_age[:4]))
+        self.assertEqual(self.store.promote(now, limit=10), 5)
+
+    def test_other_statuses_are_not_promoted(self) -> None:
+        long_ago = timezone.now() - timedelta(days=9)
+        others = [status for status in STATUSES if status != "SCHEDULED"]
+        make_jobs(len(others), status=lambda n: others[n], run_at=long_ago)
+        self.assertEqual(self.store.promote(timezone.now()), 0)
+        self.assertCountEqual(Job.objects.values_list("status", flat=True), others)
+
+    def test_next_due_is_the_earliest_scheduled_time(self) -> None:
+        self.assertIsNone(self.store.next_due())
+        now = timezone.now()
+        make_jobs(run_at=now - timedelta(days=1))
+        self.assertIsNone(self.store.next_due())
+        make_jobs(3, status="SCHEDULED", run_at=lambda n: now + timedelta(hours=3 - n))
+        self.assertEqual(self.store.next_due(), now + timedelta(hours=1))
+
+
+class PruneContract(StoreTestCase):
+    def prune(self, *statuses: str, **options: Any) -> int:
+        return self.store.prune(statuses, CUTOFF, **{"backend_name": "default", **options})
+
+    def left(self) -> list[Any]:
+        return sorted(Job.objects.values_list("task_path", flat=True))
+
+    def test_old_jobs_of_the_statuses_go_and_all_others_stay(self) -> None:
+        make_jobs(6, status=lambda n: STATUSES[n], finished_at=OLD, task_path="gone?")
+        make_jobs(task_path="young", status="SUCCESSFUL", finished_at=CUTOFF)
+        make_jobs(task_path="unfinished", status="SUCCESSFUL", finished_at=None)
+        make_jobs(task_path="other", status="SUCCESSFUL", finished_at=OLD, backend_name="other")
+        self.assertEqual(self.prune("SUCCESSFUL", "CANCELLED"), 2)
+        self.assertEqual(self.left(), ["gone?"] * 4 + ["other", "unfinished", "young"])
+        self.assertEqual(
+            set(Job.objects.filter(task_path="gone?").values_list("status", flat=True)),
+            {"FAILED", "READY", "RUNNING", "SCHEDULED"},
+        )
+        self.assertEqual(self.prune("SUCCESSFUL", "CANCELLED"), 0)
+
+    def test_unended_jobs_are_never_pruned(self) -> None:
+        unended = ("READY", "RUNNING", "SCHEDULED")
+        make_jobs(3, status=lambda n: unended[n], finished_at=OLD)
+        if connection.features.supports_partial_indexes:
+            self.assertEqual(self.prune(*unended), 0)
+        self.assertEqual(self.prune("SUCCESSFUL", "FAILED", "CANCELLED"), 0)
+        self.assertEqual(Job.objects.count(), 3)
+
+    def test_queues_bound_a_prune(self) -> None:
+        make_jobs(
+            3,
+            status="FAILED",
+            finished_at=OLD,
+            queue_name=lambda n: "abc"[n],
+            task_path=lambda n: "abc"[n],
+        )
+        self.assertEqual(self.prune("FAILED", queue_names=["a", "c", "empty"]), 2)
+        self.assertEqual(self.left(), ["b"])
+
+    def test_the_limit_bounds_a_prune_over_all_statuses_oldest_first(self) -> None:
+        make_jobs(
+            10,
+            status=lambda n: ("SUCCESSFUL", "FAILED")[n % 2],
+            finished_at=lambda n: OLD - timedelta(seconds=n),
+        )
+        self.assertEqual(self.prune("SUCCESSFUL", "FAILED", limit=7), 7)
+        self.assertEqual(self.prune("SUCCESSFUL", "FAILED", limit=7), 3)
+        make_jobs(4, status="FAILED", finished_at=lambda n: OLD - timedelta(seconds=n))
+        newest = Job.objects.latest("finished_at")
+        self.assertEqual(self.prune("FAILED", limit=3), 3)
+        self.assertEqual(Job.objects.get(), newest)
+
+
+class HoldContract(StoreTestCase):
+    def make_mine(self) -> list[Job]:
+        """Insert five jobs that "me" runs, and others; return the five."""
+        make_running(2, "you")
+        make_jobs(2, worker_id="me", status="SUCCESSFUL")
+        make_jobs(2)
+        return make_running(5, "me", lease=3, attempts=2)
+
+    def test_held_by_gives_the_running_jobs_of_one_worker_as_claims(self) -> None:
+        mine = self.make_mine()
+        claims = self.store.held_by("me")
+        self.assertEqual({claim.id for claim in claims}, {job.id for job in mine})
+        self.assertEqual(
+            {(claim.lease, claim.attempts, claim.worker_id) for claim in claims}, {(3, 2, "me")}
+        )
+        self.assertEqual(claims[0].last_attempted_at, mine[0].last_attempted_at)
+        self.assertEqual(self.finish(*map(succeeded, claims)), {job.id for job in mine})
+
+    def test_held_by_keeps_to_its_limit(self) -> None:
+        self.make_mine()
+        self.assertEqual(len(self.store.held_by("me", limit=2)), 2)
+        self.assertEqual(self.store.held_by("nobody"), [])
+
+    def test_tokens_of_gives_id_and_lease(self) -> None:
+        mine = self.make_mine()
+        self.assertCountEqual(self.store.tokens_of("me"), [(job.id, 3) for job in mine])
+        self.assertEqual(self.store.tokens_of("nobody"), [])
+
+    def test_owners_are_the_workers_with_running_jobs(self) -> None:
+        self.make_mine()
+        self.assertEqual(self.store.owners(), ["me", "you"])
+        Job.objects.running().filter(worker_id="me").update(status="READY")
+        self.assertEqual(self.store.owners(), ["you"])
+
+
+class ClockContract(StoreTestCase):
+    def test_the_database_time_is_the_time(self) -> None:
+        """An hour off would be a time zone at work; a server's clock may be a little off."""
+        self.assertAlmostEqual(self.store.database_time(), time.time(), delta=900)
+        self.assertGreaterEqual(self.store.database_time(), self.store.database_time() - 0.5)
+
+
+class ConnectionContract(StoreTestCase):
+    def test_the_engines_own_connection_leaves_the_projects_alone(self) -> None:
+        ours, theirs = self.store.connection, connections["default"]
+        self.assertIsNot(ours, theirs)
+        self.assertEqual(theirs.settings_dict, connections.settings["default"])
+        self.assertIsNot(ours.settings_dict["OPTIONS"], theirs.settings_dict.get("OPTIONS"))
+        self.assertNotEqual(ours.settings_dict["OPTIONS"], theirs.settings_dict.get("OPTIONS"))
+        self.assertEqual(ours.settings_dict["NAME"], theirs.settings_dict["NAME"])
+
+    def cut_connection(self) -> None:
+        """End the store's connection without its knowledge."""
+        raise NotImplementedError
+
+    def test_a_lost_connection_is_an_error_and_sending_again_is_safe(self) -> None:
+        [job] = make_jobs()
+        [claim] = self.claim()
+        finish = succeeded(claim)
+        self.cut_connection()
+        with self.assertRaises(DatabaseError):
+            self.finish(finish)
+        self.assertEqual((finish.status, state(job.id)["status"]), ("SUCCESSFUL", "RUNNING"))
+        self.store.connection.close()
+        self.assertEqual(self.finish(finish), {job.id})
+
+
+class BorrowedContract(StoreTestCase):
+    """A store on the project's connection keeps to the caller's transaction."""
+
+    def test_what_it_does_is_undone_with_the_callers_transaction(self) -> None:
+        [job] = make_jobs()
+        make_jobs(status="SCHEDULED", run_at=timezone.now() - timedelta(hours=1))
+        make_jobs(status="FAILED", finished_at=timezone.now() - timedelta(hours=1))
+        before = list(Job.objects.order_by("id").values())
+        store = store_for(connection)
+        now = timezone.now()
+        with transaction.atomic():
+            [claim] = self.claim(1, store=store)
+            self.assertEqual(self.finish(succeeded(claim), store=store), {job.id})
+            self.assertEqual(store.promote(now), 1)
+            self.assertEqual(store.prune(["FAILED"], now, backend_name="default"), 1)
+            transaction.set_rollback(True)
+        self.assertEqual(list(Job.objects.order_by("id").values()), before)
+
+
+class StoreContract(
+    InsertContract,
+    ClaimContract,
+    ExchangeContract,
+    FaultContract,
+    PromoteContract,
+    PruneContract,
+    HoldContract,
+    ClockContract,
+    ConnectionContract,
+    BorrowedContract,
+):
+    """What a store promises, on its own connection and on a borrowed one."""
+
+
+class ParallelContract(StoreTestCase):
+    """For databases that lock rows: what another connection has locked is left to it."""
+
+    # Makes waiting for a lock an error, soon.
+    impatience: str
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.store.changed(self.impatience)
+
+    def lock(self, *ids: Any) -> Any:
+        """Return a store that holds locks on these jobs until it commits."""
+        other = self.open_store()
+        other.connection.set_autocommit(False)
+        self.addCleanup(other.connection.rollback)
+        for id in ids:
+            other.row(
+                f"SELECT id FROM {Job._meta.db_table} WHERE id = %s FOR UPDATE", [other.to_id(id)]
+            )
+        return other
+
+    def test_a_claim_passes_over_locked_jobs(self) -> None:
+        now = timezone.now()
+        jobs = make_jobs(4, run_at=lambda n: now + timedelta(seconds=n))
+        self.lock(jobs[0].id, jobs[2].id)
+        self.assertEqual(
+            [claim.id for claim in self.claim(2, ["default"])], [jobs[1].id, jobs[3].id]
+        )
+
+    def test_a_promote_passes_over_locked_jobs(self) -> None:
+        now = timezone.now()
+        jobs = make_jobs(3, status="SCHEDULED", run_at=now - timedelta(hours=1))
+        other = self.lock(jobs[1].id)
+        self.assertEqual(self.store.promote(now), 2)
+        other.connection.commit()
+        self.assertEqual(self.store.promote(now), 1)
+
+    def test_a_prune_passes_over_locked_jobs(self) -> None:
+        now = timezone.now()
+        jobs = make_jobs(3, status="FAILED", finished_at=now - timedelta(hours=1))
+        self.lock(jobs[1].id)
+        self.assertEqual(self.store.prune(["FAILED"], now, backend_name="default"), 2)
+        self.assertEqual(Job.objects.get().id, jobs[1].id)
+
+    def test_claims_of_two_workers_do_not_wait_for_each_other(self) -> None:
+        make_jobs(6, queue_name=lambda n: "ab"[n % 2])
+        other = self.open_store()
+        other.connection.set_autocommit(False)
+        other.own = False  # the transaction is ours: it stays open
+        first = other._exchange([], 2, Queues("default", ("a",)), "other", timezone.now())
+        self.assertEqual((len(first.claims), len(self.claim(10, ["a"]))), (2, 1))
+        other.connection.rollback()
+        self.assertEqual(len(self.claim(10, ["a"])), 2)

@@ -1,0 +1,143 @@
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from unittest import mock
+from uuid import UUID
+
+from django.contrib.postgres.functions import RandomUUID
+from django.db import OperationalError, connection, transaction
+from django.test import TransactionTestCase
+
+from durable_tasks.compat import EXPRESSION_IDS
+from durable_tasks.models import Job
+from durable_tasks.store import Store, store_for
+
+from . import contract, plans, racing
+from .jobs import StoreTestCase, make_jobs, new_job, succeeded
+
+
+class PostgreSQLStoreTests(contract.StoreContract):
+    def refused_changes(self) -> list[dict[str, Any]]:
+        return [
+            *super().refused_changes(),
+            {"status": "X" * 17},
+            {"return_value": '"\\u0000"'},
+            {"writes": ("status", "exception_class_path"), "exception_class_path": "a\0b"},
+            {"writes": ("status", "lost"), "lost": 40_000},
+            {"writes": ("status", "attempts"), "attempts": 1 << 40},
+        ]
+
+    def cut_connection(self) -> None:
+        [pid] = self.store.row("SELECT pg_backend_pid()")
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
+
+
+class PostgreSQLParallelTests(contract.ParallelContract):
+    impatience = "SET lock_timeout = '5s'"
+
+
+class PostgreSQLRaceTests(racing.RaceContract):
+    pass
+
+
+class PostgreSQLPlanTests(plans.PlanContract):
+    primary_key = "durable_tasks_job_pkey"
+
+    def explain(self, store: Store, sql: str, params: Any) -> Any:
+        [plan] = store.row(f"EXPLAIN (FORMAT JSON) {sql}", params)
+        return (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
+
+    def faults(self, plan: Any, indexes: set[str]) -> list[str]:
+        return list(_faults(plan, indexes, sorted_by=None))
+
+
+def _faults(node: dict[str, Any], indexes: set[str], sorted_by: str | None) -> Iterator[str]:
+    kind = node["Node Type"]
+    if "Sort" in kind:
+        sorted_by = kind
+    elif kind == "Limit":
+        sorted_by = None  # what is sorted above it is no more than the limit
+    reads = node.get("Relation Name") == plans.TABLE and "Operation" not in node
+    if reads and kind != "Tid Scan" and node.get("Index Name") not in indexes:
+        yield f"{kind} without an index of {indexes}"
+    if reads and sorted_by:
+        yield f"{sorted_by} above {kind}"
+    for child in node.get("Plans", ()):
+        yield from _faults(child, indexes, sorted_by)
+
+
+class ConflictTests(StoreTestCase):
+    def test_the_loser_of_a_deadlock_tries_again(self) -> None:
+        jobs = sorted(make_jobs(2), key=lambda job: job.id)
+        finishes = [succeeded(claim) for claim in self.claim()]
+        [pid] = self.store.row("SELECT pg_backend_pid()")
+        conflict = self.meets_conflict()
+        other = self.open_store()
+        lock = f"SELECT id FROM {Job._meta.db_table} WHERE id = %s FOR UPDATE"
+        with ThreadPoolExecutor(1) as thread:
+            # Who loses is the server's choice: nearly always the one that waited first.
+            for _ in range(10):
+                with transaction.atomic(), connection.cursor() as cursor:
+                    try:
+                        cursor.execute(lock, [jobs[1].id])
+                        saving = thread.submit(self.finish, *finishes)
+                        while not other.row("SELECT pg_blocking_pids(%s) <> '{}'", [pid])[0]:
+                            pass
+                        cursor.execute(lock, [jobs[0].id])
+                    except OperationalError:
+                        transaction.set_rollback(True)
+                self.assertEqual(saving.result(), {job.id for job in jobs})
+                if conflict.is_set():
+                    break
+        self.assertTrue(conflict.is_set())
+        self.assertEqual(Job.objects.successful().count(), 2)
+
+
+class OwnConnectionTests(StoreTestCase):
+    def test_plans_are_pinned_on_the_engines_connection_only(self) -> None:
+        for name in ("enable_seqscan", "enable_bitmapscan", "jit"):
+            with self.subTest(name):
+                sql = f"SELECT current_setting('{name}'), boot_val FROM pg_settings WHERE name = %s"
+                self.assertEqual(self.store.row(sql, [name])[0], "off")
+                ours, default = store_for(connection).row(sql, [name])
+                self.assertEqual(ours, default)
+
+    def test_options_of_the_project_are_kept_but_for_the_pool(self) -> None:
+        given = {"OPTIONS": {"pool": True, "options": "-c work_mem=1MB", "sslmode": "prefer"}}
+        made = type(self.store).own_settings(given)
+        self.assertNotIn("pool", made["OPTIONS"])
+        self.assertTrue(made["OPTIONS"]["options"].startswith("-c work_mem=1MB -c enable_seqscan"))
+        self.assertEqual(made["OPTIONS"]["sslmode"], "prefer")
+        self.assertEqual(set(given["OPTIONS"]), {"pool", "options", "sslmode"})
+
+    def test_an_exchange_is_one_statement(self) -> None:
+        make_jobs(20, queue_name=lambda n: "ab"[n % 2])
+        claims = self.claim(10)
+        statements: list[str] = []
+
+        def note(execute: Any, sql: str, *args: Any) -> Any:
+            statements.append(sql)
+            return execute(sql, *args)
+
+        with self.store.connection.execute_wrapper(note):
+            exchange = self.exchange([succeeded(claim) for claim in claims], 5)
+        self.assertEqual((len(exchange.counted), len(exchange.claims)), (10, 5))
+        self.assertEqual(len(statements), 1)
+
+    def test_psycopg_2_is_named_as_the_problem(self) -> None:
+        self.assertIsNone(self.store.driver_problem())
+        with mock.patch("django.db.backends.postgresql.psycopg_any.is_psycopg3", False):
+            self.assertIn("psycopg 3", self.store.driver_problem() or "")
+
+
+if EXPRESSION_IDS:
+
+    class ExpressionIdTests(TransactionTestCase):
+        def test_the_database_makes_ids(self) -> None:
+            rows = [new_job(id=RandomUUID(), args=f"[{n}]") for n in range(3)]
+            ids = store_for(connection).insert(rows)
+            self.assertEqual({type(id) for id in ids}, {UUID})
+            stored = dict(Job.objects.values_list("id", "args"))
+            self.assertEqual([stored[id] for id in ids], [[0], [1], [2]])

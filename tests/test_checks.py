@@ -1,0 +1,154 @@
+from io import StringIO
+from typing import Any
+from unittest import mock
+
+from django.core.checks import CheckMessage
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+from django.db import DatabaseError, connection
+from django.test import TestCase, modify_settings, override_settings
+
+from durable_tasks.backend import DatabaseBackend
+from durable_tasks.checks import check_database
+from durable_tasks.store import Store, store_for
+
+BACKEND = "durable_tasks.DatabaseBackend"
+
+
+def store_class() -> type[Store]:
+    return type(store_for(connection))
+
+
+class ToNowhere:
+    """A router that sends everything to a database that does not exist."""
+
+    def db_for_write(self, model: Any, **hints: Any) -> str:
+        return "nowhere"
+
+
+class BackendCheckTests(TestCase):
+    databases = {"default", "other"}  # "check" asks both what they support
+
+    def assert_error(self, id: str, text: str, hint: str, **options: Any) -> None:
+        [error] = self.check(**options)
+        self.assertEqual(error.id, id)
+        self.assertTrue(error.is_serious())
+        self.assertIn(text, error.msg)
+        self.assertIn(hint, error.hint or "")
+
+    def check(self, **options: Any) -> list[CheckMessage]:
+        return list(DatabaseBackend("mail", {"BACKEND": BACKEND, "OPTIONS": options}).check())
+
+    def test_good_settings_have_nothing_to_say(self) -> None:
+        self.assertEqual(self.check(worker_timeout=5), [])
+
+    @modify_settings(INSTALLED_APPS={"remove": ["durable_tasks"]})
+    def test_E001_the_app_is_missing(self) -> None:
+        self.assert_error(
+            "durable_tasks.E001",
+            'TASKS["mail"] uses durable_tasks, which is not in INSTALLED_APPS.',
+            'Add "durable_tasks" to INSTALLED_APPS',
+        )
+
+    def test_E002_an_option_is_wrong(self) -> None:
+        for options, key in (
+            ({"worker_timeout": "x"}, "worker_timeout"),
+            ({"nonsense": 1}, "nonsense"),
+            ({"id_function": "no.where"}, "id_function"),
+        ):
+            with self.subTest(key):
+                self.assert_error(
+                    "durable_tasks.E002",
+                    f'TASKS["mail"]["OPTIONS"]["{key}"]',
+                    "table of options",
+                    **options,
+                )
+
+    @override_settings(DATABASE_ROUTERS=["tests.test_checks.ToNowhere"])
+    def test_E003_the_router_names_no_database(self) -> None:
+        self.assert_error(
+            "durable_tasks.E003",
+            "sends durable_tasks.Job to 'nowhere', which is not in DATABASES",
+            "Known databases: default, other.",
+        )
+
+    def test_E004_there_is_no_store_for_the_database(self) -> None:
+        with mock.patch.object(connection, "vendor", "oracle"):
+            self.assert_error("durable_tasks.E004", "of the kind 'oracle'", "with a router")
+
+    def test_E004_the_driver_is_not_supported(self) -> None:
+        with mock.patch.object(store_class(), "driver_problem", return_value="Too old."):
+            self.assert_error("durable_tasks.E004", "Too old.", "another driver")
+
+    @override_settings(TASKS={"default": {"BACKEND": BACKEND, "OPTIONS": {"worker_timeout": None}}})
+    def test_manage_py_check_says_it(self) -> None:
+        with self.assertRaises(SystemCheckError) as caught:
+            call_command("check")
+        self.assertIn("durable_tasks.E002", str(caught.exception))
+        self.assertIn('TASKS["default"]["OPTIONS"]["worker_timeout"]', str(caught.exception))
+        self.assertIn("HINT", str(caught.exception))
+
+
+class DatabaseCheckTests(TestCase):
+    def check(self, *databases: str) -> list[CheckMessage]:
+        return check_database(databases=databases or ("default",))
+
+    def test_a_good_database_has_nothing_to_say(self) -> None:
+        output = StringIO()
+        call_command("check", databases=["default"], stdout=output)
+        self.assertIn("no issues", output.getvalue())
+        self.assertEqual(self.check(), [])
+
+    def test_only_the_databases_asked_for_are_asked(self) -> None:
+        with mock.patch("durable_tasks.store.store_for") as made:
+            self.assertEqual(self.check("other"), [])
+            self.assertEqual(check_database(databases=None), [])
+            self.assertEqual(check_database(), [])
+        made.assert_not_called()
+
+    def test_E005_the_server_is_too_old(self) -> None:
+        with mock.patch.object(store_class(), "server_problem", return_value="Too old."):
+            [error] = self.check()
+        self.assertEqual(error.msg, "Too old.")
+        self.assertEqual(error.id, "durable_tasks.E005")
+        self.assertTrue(error.is_serious())
+
+    def test_E006_tables_are_missing(self) -> None:
+        for tables, text in (
+            ([], "no table durable_tasks_job and no durable_tasks_worker."),
+            (["durable_tasks_job"], "no table durable_tasks_worker."),
+        ):
+            with (
+                self.subTest(tables=tables),
+                mock.patch.object(connection.introspection, "table_names", return_value=tables),
+            ):
+                [error] = self.check()
+                self.assertEqual(error.id, "durable_tasks.E006")
+                self.assertIn(text, error.msg)
+                self.assertEqual(error.hint, "Run manage.py migrate --database default.")
+
+    def test_tables_that_migrate_is_about_to_make_are_not_missed(self) -> None:
+        with (
+            mock.patch.object(connection.introspection, "table_names", return_value=[]),
+            mock.patch("sys.argv", ["manage.py", "migrate"]),
+        ):
+            self.assertEqual(self.check(), [])
+
+    def test_W001_advice_on_settings_is_a_warning(self) -> None:
+        advice = [("Slow.", "Set this.")]
+        with mock.patch.object(store_class(), "settings_advice", return_value=advice):
+            [warning] = self.check()
+        self.assertEqual(
+            (warning.id, warning.msg, warning.hint), ("durable_tasks.W001", "Slow.", "Set this.")
+        )
+        self.assertFalse(warning.is_serious())
+
+    def test_a_database_that_does_not_answer_is_left_to_others_to_report(self) -> None:
+        with mock.patch.object(
+            connection.introspection, "table_names", side_effect=DatabaseError("down")
+        ):
+            self.assertEqual(self.check(), [])
+
+    @override_settings(DATABASE_ROUTERS=["tests.test_checks.ToNowhere"])
+    def test_a_router_to_nowhere_is_left_to_the_settings_check(self) -> None:
+        self.assertEqual(self.check("default", "nowhere"), [])

@@ -1,0 +1,100 @@
+import uuid
+from dataclasses import FrozenInstanceError
+from typing import Any
+from unittest import mock
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db.models import Func
+from django.test import SimpleTestCase
+
+from durable_tasks.compat import EXPRESSION_IDS
+from durable_tasks.ids import uuid7
+from durable_tasks.options import parse_options
+
+WHERE = 'TASKS["default"]["OPTIONS"]'
+
+NO_FUNCTION = "just text"
+
+
+class OptionsTests(SimpleTestCase):
+    def assert_refused(self, given: Any, *texts: str) -> None:
+        with self.assertRaises(ImproperlyConfigured) as caught:
+            parse_options("default", given)
+        for text in texts:
+            self.assertIn(text, str(caught.exception))
+
+    def test_nothing_given_means_the_defaults(self) -> None:
+        options = parse_options("default", {})
+        self.assertEqual((options.worker_timeout, options.max_result_size), (30, 4 * 1024 * 1024))
+        self.assertIs(options.make_id, uuid7)
+
+    def test_given_values_are_taken(self) -> None:
+        given = {"id_function": uuid.uuid4, "worker_timeout": 1.5, "max_result_size": 1}
+        options = parse_options("default", given)
+        self.assertEqual(given, {name: getattr(options, name) for name in given})
+        self.assertIs(options.make_id, uuid.uuid4)
+
+    def test_options_are_frozen(self) -> None:
+        with self.assertRaises(FrozenInstanceError):
+            parse_options("default", {}).worker_timeout = 5  # type: ignore[misc]
+
+    def test_an_unknown_key_is_named_with_what_was_meant(self) -> None:
+        self.assert_refused(
+            {"worker_timout": 5}, f'{WHERE}["worker_timout"]', 'Did you mean "worker_timeout"?'
+        )
+        self.assert_refused({"x": 1}, f'{WHERE}["x"] is not an option', "Known: id_function, ")
+        self.assert_refused({1: 1}, f'{WHERE}["1"] is not an option')
+
+    def test_the_alias_is_named(self) -> None:
+        with self.assertRaisesMessage(ImproperlyConfigured, 'TASKS["mail"]["OPTIONS"]["x"]'):
+            parse_options("mail", {"x": 1})
+
+    def test_options_that_are_no_dictionary_are_refused(self) -> None:
+        for given in (None, [], "x"):
+            with self.subTest(given):
+                self.assert_refused(given, f"{WHERE} must be a dictionary, not {given!r}.")
+
+    def test_a_value_of_the_wrong_type_or_size_is_refused_and_shown(self) -> None:
+        nan, inf = float("nan"), float("inf")
+        cases: dict[str, list[Any]] = {
+            "worker_timeout": ["30", None, True, 0, 0.9, -1, nan, inf, -inf, [30]],
+            "max_result_size": ["1", None, True, 0, -1, 1.0, inf],
+            "id_function": ["", None, 42, b"uuid.uuid4", ["uuid.uuid4"]],
+        }
+        for name, values in cases.items():
+            for value in values:
+                with self.subTest(name, value=value):
+                    self.assert_refused(
+                        {name: value}, f'{WHERE}["{name}"] must be ', f"not {value!r}."
+                    )
+
+
+class IdFunctionTests(SimpleTestCase):
+    def made_from(self, value: Any) -> Any:
+        return parse_options("default", {"id_function": value}).make_id
+
+    def test_a_dotted_path_is_imported_when_it_is_first_used(self) -> None:
+        self.assertIs(self.made_from("uuid.uuid4"), uuid.uuid4)
+        options = parse_options("default", {"id_function": "tests.nowhere.function"})
+        with self.assertRaisesMessage(
+            ImproperlyConfigured, f'{WHERE}["id_function"] can\'t be imported: '
+        ):
+            options.make_id  # noqa: B018
+
+    def test_pythons_uuid7_is_found_on_every_python(self) -> None:
+        self.assertIs(self.made_from("uuid.uuid7"), uuid7)
+
+    def test_a_path_to_something_that_cannot_be_called_is_refused(self) -> None:
+        with self.assertRaisesMessage(
+            ImproperlyConfigured, f"{WHERE}[\"id_function\"] must name a callable, not 'just text'."
+        ):
+            self.made_from("tests.test_options.NO_FUNCTION")
+
+    def test_an_expression_needs_a_django_that_can_save_it(self) -> None:
+        with (
+            mock.patch("durable_tasks.options.EXPRESSION_IDS", False),
+            self.assertRaisesMessage(ImproperlyConfigured, "need Django 6.0 or later"),
+        ):
+            self.made_from("django.db.models.Func")
+        if EXPRESSION_IDS:
+            self.assertIs(self.made_from("django.db.models.Func"), Func)

@@ -1,0 +1,36 @@
+from datetime import timedelta
+from itertools import pairwise
+
+from django.utils import timezone
+
+from durable_tasks.models import Job
+from durable_tasks.statuses import ENDED, MOVES, JobStatus
+from tests.store.contract import KINDS
+from tests.store.jobs import StoreTestCase, make_jobs
+
+
+class MoveTests(StoreTestCase):
+    def test_every_status_can_be_left_and_reached_but_scheduled_only_from_running(self) -> None:
+        self.assertEqual(set(MOVES), set(JobStatus))
+        self.assertEqual({status for after in MOVES.values() for status in after}, set(JobStatus))
+        self.assertEqual([s for s in JobStatus if "SCHEDULED" in MOVES[s]], ["RUNNING"])
+
+    def test_an_ended_job_is_only_ever_run_again(self) -> None:
+        for status in ENDED:
+            self.assertEqual(MOVES[status], ("READY",))
+
+    def test_what_the_store_does_is_allowed(self) -> None:
+        for kind, finish_of in KINDS.items():
+            with self.subTest(kind):
+                Job.objects.all().delete()
+                make_jobs(status="SCHEDULED", run_at=timezone.now() - timedelta(hours=1))
+                trail = [Job.objects.get().status]
+                self.store.promote(timezone.now())
+                trail.append(Job.objects.get().status)
+                [claim] = self.claim()
+                trail.append(Job.objects.get().status)
+                self.finish(finish_of(claim))
+                trail.append(Job.objects.get().status)
+                for before, after in pairwise(trail):
+                    self.assertIn(after, MOVES[JobStatus(before)])
+                self.assertEqual(trail[:3], ["SCHEDULED", "READY", "RUNNING"])
