@@ -3,10 +3,13 @@
 `DURABLE_TASKS_TEST_DB` chooses the database: sqlite (the default), postgres or mysql.
 `DURABLE_TASKS_POSTGRES_URL` and `DURABLE_TASKS_MYSQL_URL` say where the server is.
 `DURABLE_TASKS_TEST_DB_NAME` and `DURABLE_TASKS_TEST_OTHER_NAME` point a second process,
-such as a real worker, at the databases of the test that started it.
+such as a real worker, at the databases of the test that started it;
+`DURABLE_TASKS_TEST_OPTIONS` (JSON) and `DURABLE_TASKS_TEST_ROUTERS` (commas) give it that test's
+OPTIONS and DATABASE_ROUTERS.
 """
 
 import importlib.util
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -65,7 +68,16 @@ INSTALLED_APPS = [
 if importlib.util.find_spec("django.tasks") is None:
     INSTALLED_APPS.append("django_tasks")
 
-TASKS = {"default": {"BACKEND": "durable_tasks.DatabaseBackend", "QUEUES": []}}
+TASKS = {
+    "default": {
+        "BACKEND": "durable_tasks.DatabaseBackend",
+        "QUEUES": [],
+        "OPTIONS": json.loads(os.environ.get("DURABLE_TASKS_TEST_OPTIONS") or "{}"),
+    }
+}
+DATABASE_ROUTERS = [
+    path for path in os.environ.get("DURABLE_TASKS_TEST_ROUTERS", "").split(",") if path
+]
 
 USE_TZ = os.environ.get("DURABLE_TASKS_USE_TZ", "1") != "0"
 TIME_ZONE = "UTC"
