@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from .results import DurableTaskResult
+    from .runner import Runner
     from .tasks import DurableTask, task
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ _HOMES = {
     "NotSerializable": "exceptions",
     "RefusedByDatabase": "exceptions",
     "ResultTooLarge": "exceptions",
+    "Runner": "runner",
     "TaskCancelled": "exceptions",
     "TaskNotFound": "exceptions",
     "WorkerIdInUse": "exceptions",
@@ -47,6 +49,7 @@ __all__ = [
     "NotSerializable",
     "RefusedByDatabase",
     "ResultTooLarge",
+    "Runner",
     "TaskCancelled",
     "TaskNotFound",
     "WorkerIdInUse",

@@ -83,7 +83,12 @@ class DatabaseBackend(BaseTaskBackend):
         """
         calls = list(calls)
         rows = [self._row(task, args, kwargs) for task, args, kwargs in calls]
-        ids = self._store().insert(rows)
+        from .store.bells import ring_on_commit
+
+        store = self._store()
+        ids = store.insert(rows)
+        if store.notifies and self.durable_options.notify:
+            ring_on_commit(store, rows)
         results = [
             _new_result(
                 task if task.backend == self.alias else replace(task, backend=self.alias),

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
@@ -22,11 +23,18 @@ class Options:
     6.0 and later) a database expression.
     ``worker_timeout``: seconds after which a worker that was not seen counts as lost.
     ``max_result_size``: bytes of JSON that a return value may take.
+    ``prefetch``: jobs that a worker claims beyond its free slots, or ``"auto"``: as many as it will
+    need within about 0.15 seconds.
+    ``notify``: whether enqueuing notifies workers, where the database can.
+    ``listen_database``: the alias of a direct connection to the jobs' database, for listening.
     """
 
     id_function: Callable[[], Any] | str = uuid7
     worker_timeout: float = 30.0
     max_result_size: int = 4 * 1024 * 1024
+    prefetch: int | Literal["auto"] = "auto"
+    notify: bool = True
+    listen_database: str | None = None
 
     where: str = field(default="", repr=False)  # the setting's full name, for errors
 
@@ -92,8 +100,26 @@ def _bytes(name: str, value: Any) -> None:
         raise ImproperlyConfigured(f"{name} must be a whole number above 0, not {value!r}.")
 
 
+def _prefetch(name: str, value: Any) -> None:
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise ImproperlyConfigured(f'{name} must be "auto" or a whole number, not {value!r}.')
+
+
+def _flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ImproperlyConfigured(f"{name} must be True or False, not {value!r}.")
+
+
+def _database(name: str, value: Any) -> None:
+    if value is not None and value not in settings.DATABASES:
+        raise ImproperlyConfigured(f"{name} must be an alias of DATABASES, not {value!r}.")
+
+
 _RULES: dict[str, Callable[[str, Any], None]] = {
     "id_function": _id_function,
     "worker_timeout": _seconds,
     "max_result_size": _bytes,
+    "prefetch": _prefetch,
+    "notify": _flag,
+    "listen_database": _database,
 }

@@ -3,13 +3,14 @@
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .base import Store, StoreNotSupported
-from .messages import Claim, Exchange, Finish, NewJob, Queues
+from .messages import Claim, Exchange, Finish, NewJob, Peek, Queues
 
 __all__ = [
     "Claim",
     "Exchange",
     "Finish",
     "NewJob",
+    "Peek",
     "Queues",
     "Store",
     "StoreNotSupported",

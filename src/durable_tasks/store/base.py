@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import pairwise
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from .messages import (
     Exchange,
     Finish,
     NewJob,
+    Peek,
     Queues,
     batches,
     claim_order,
@@ -31,6 +33,10 @@ from .messages import (
 
 TABLE = Job._meta.db_table
 
+# Seconds: the first pause of a worker that has just become idle.
+FIRST_LOOK = 0.005
+# Seconds: for how long after work it looks often if it hears nothing, and how often.
+BUSY_FOR, BUSY_LOOK = 5.0, 0.04
 # Rows of one multi-row INSERT.
 INSERT_BATCH = 100
 
@@ -45,8 +51,6 @@ class StoreNotSupported(ImproperlyConfigured):
 class Store(ABC):
     """What the engine asks of a database, on one connection."""
 
-    # Can many workers claim at once without waiting for each other?
-    claims_in_parallel = True
     # Can a row's value be longer than the database takes in one statement? Bytes, or None.
     max_value_size: int | None = None
 
@@ -279,7 +283,41 @@ class Store(ABC):
         heads.sort()
         return dict(Counter(name for _, _, name in heads[:want]))
 
-    # Promote, next due time
+    # Peek, promote
+
+    def peek(self, queues: Queues) -> Peek:
+        """Look, without locks and in one round trip, whether there is anything to do.
+
+        Served by durable_job_ready and durable_job_scheduled, one look-up each: a queue that is
+        left out is a gap between two ranges, however much waits in it.
+        """
+        conditions, params = _ranges(queues)
+        ready = " OR ".join(
+            f"EXISTS (SELECT 1 FROM {TABLE} "
+            f"WHERE status = 'READY' AND backend_name = %s{condition})"
+            for condition in conditions
+        )
+        row = self.row(
+            f"SELECT {ready}, (SELECT MIN(run_at) FROM {TABLE} WHERE status = 'SCHEDULED')", params
+        )
+        return Peek(bool(row[0]), self.from_time(row[1]))
+
+    # Can a connection wait for notifications from others?
+    notifies = False
+
+    def notify(self, payload: str) -> None:
+        """Send a notification, which takes effect at the end of the transaction."""
+        raise NotImplementedError(f"{self.connection.vendor} has no notifications")
+
+    def look_again_in(self, idle: float, interval: float, *, hears: bool) -> float:
+        """Return the seconds until an idle worker's next look.
+
+        ``idle``: seconds since it last had work. ``interval``: the longest pause. ``hears``:
+        whether notifications arrive; without them it looks often for a while.
+        Short at first and ever longer: 5, 10, 20 ms and so on.
+        """
+        longest = interval if hears or idle >= BUSY_FOR else min(BUSY_LOOK, interval)
+        return min(max(idle, FIRST_LOOK), longest)
 
     @abstractmethod
     def promote(self, now: datetime, limit: int = MAX_BATCH) -> int:
@@ -457,6 +495,23 @@ class Store(ABC):
 
 
 _CLAIM_TIMES = ("run_after", "run_at", "enqueued_at", "started_at", "last_attempted_at")
+
+
+def _ranges(queues: Queues) -> tuple[list[str], list[Any]]:
+    """Return the conditions, each one range of an index, that select these queues' names."""
+    backend = queues.backend_name
+    if queues.names is not None:
+        params = [value for name in queues.names for value in (backend, name)]
+        return [" AND queue_name = %s"] * len(queues.names), params
+    if not queues.excluded:
+        return [""], [backend]
+    excluded = sorted(queues.excluded)
+    conditions = [" AND queue_name < %s"]
+    params = [backend, excluded[0]]
+    for left, right in pairwise(excluded):
+        conditions.append(" AND queue_name > %s AND queue_name < %s")
+        params += [backend, left, right]
+    return [*conditions, " AND queue_name > %s"], [*params, backend, excluded[-1]]
 
 
 def marks(count: int) -> str:

@@ -216,6 +216,14 @@ class Queues:
         return "all but " + ", ".join(sorted(self.excluded)) if self.excluded else "all"
 
 
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """What an idle worker sees: is a job READY, and when is the next SCHEDULED one due?"""
+
+    ready: bool
+    next_due: datetime | None
+
+
 @dataclass(slots=True)
 class Exchange:
     """``counted``: the ids whose finish was written; ``claims``: in the order to run them."""

@@ -220,6 +220,11 @@ class PostgreSQLStore(Store):
             ],
         )
 
+    notifies = True
+
+    def notify(self, payload: str) -> None:
+        self.rows("SELECT pg_notify('durable_tasks', %s)", [payload])
+
     def database_time(self) -> float:
         return float(self.row("SELECT EXTRACT(EPOCH FROM clock_timestamp())")[0])
 

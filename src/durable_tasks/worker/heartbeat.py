@@ -9,19 +9,24 @@ from uuid import UUID
 from django.db import Error as DatabaseFault
 
 from ..chores import rescue
-from ..store import Finish, own_connection, store_for
+from ..store import Finish, Queues, Store, own_connection, store_for
+from ..store.bells import Bell
 from ..store.registry import Registry
 from .clock import Clock
 from .process import is_gone
 
 logger = logging.getLogger("durable_tasks")
 
+# Seconds in which a notification to ourselves should have come.
+TEST_TIMEOUT = 2.0
+
 
 class Heartbeat:
     """Beats on a thread and a connection of its own, so that no task and no claim delays it.
 
     ``timeout``: seconds without a beat after which a worker counts as lost; it beats four times as
-    often. ``on_rescued``: called with the jobs of other workers that failed for good.
+    often. ``on_rescued``: called with the jobs of other workers that failed for good. ``listens``:
+    whether to listen for notifications; ``on_ring``: called when there may be something to claim.
     """
 
     def __init__(
@@ -29,23 +34,32 @@ class Heartbeat:
         database: str,
         *,
         worker_id: str,
-        backend_name: str,
+        queues: Queues,
         clock: Clock,
         timeout: float,
         on_rescued: Callable[[list[Finish]], None],
+        listens: bool,
+        on_ring: Callable[[], None],
     ) -> None:
         self._database = database
         self._worker_id = worker_id
-        self._backend_name = backend_name
+        self._queues = queues
         self._clock = clock
         self._timeout = timeout
         self._on_rescued = on_rescued
+        self._listens = listens
+        self._on_ring = on_ring
+        self._bell = Bell(self._rang)
+        # Do notifications arrive? Known once the one that the loop sends has come.
+        self.hears = False
+        # A notification with this payload is to be sent over another connection, or None.
+        self.test: str | None = None
+        self._tested_at: float | None = None
         self.life: UUID | None = None
         # Set when the worker's row was gone: others have taken its jobs.
         self.lost = threading.Event()
         self._beaten_at = float("-inf")
         self._beaten = threading.Condition()
-        self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -62,7 +76,7 @@ class Heartbeat:
 
     def stop(self) -> None:
         self._stopping = True
-        self._wake.set()
+        self._bell.wake()
         self._thread.join()
 
     def is_fresh(self) -> bool:
@@ -74,7 +88,7 @@ class Heartbeat:
 
     def beat_now(self, timeout: float) -> bool:
         """Ask for a beat and wait up to ``timeout`` seconds for it; return ``is_fresh()``."""
-        self._wake.set()
+        self._bell.wake()
         with self._beaten:
             self._beaten.wait_for(lambda: self.is_fresh() or self.lost.is_set(), timeout)
         return self.is_fresh()
@@ -85,7 +99,9 @@ class Heartbeat:
         failing = False
         while not self._stopping:
             try:
-                self._wake.clear()
+                if connection.connection is None:
+                    store.rows("SELECT 1")
+                    self._listen(store)
                 pause = self._tick(Registry(store))
                 if failing:
                     logger.info("The heartbeat is back.", extra={"worker_id": self._worker_id})
@@ -104,8 +120,42 @@ class Heartbeat:
                 logger.exception("The heartbeat failed.", extra={"worker_id": self._worker_id})
                 connection.close()
                 pause = min(1.0, self._timeout / 10)
-            self._wake.wait(pause)
+            self._wait(pause)
         connection.close()
+        self._bell.close()
+
+    # Notifications
+
+    def _listen(self, store: Store) -> None:
+        self.hears = False
+        if self._listens and store.notifies:
+            self._bell.listen(store)
+            self._tested_at = time.monotonic()
+            self.test = f"{self._queues.backend_name}\n\n{self.life}"
+            self._on_ring()
+        else:
+            self._bell.ignore()
+
+    def _rang(self, payload: str) -> None:
+        backend_name, _, queue_name = payload.partition("\n")
+        if queue_name == f"\n{self.life}":
+            self.hears = True
+        elif backend_name == self._queues.backend_name and self._queues.serve(queue_name):
+            self._on_ring()
+
+    def _wait(self, pause: float) -> None:
+        if self._tested_at is None or self.hears:
+            self._bell.wait(pause)
+            return
+        self._bell.wait(min(pause, TEST_TIMEOUT))
+        if not self.hears and time.monotonic() - self._tested_at >= TEST_TIMEOUT:
+            logger.info(
+                "Notifications do not arrive on %r; this worker looks for work at its interval. "
+                'OPTIONS["listen_database"] may name a direct connection.',
+                self._database,
+                extra={"worker_id": self._worker_id},
+            )
+            self._tested_at = None
 
     def _tick(self, registry: Registry) -> float:
         """Beat and rescue once; return the seconds until the next time."""
@@ -127,7 +177,7 @@ class Heartbeat:
             registry.store,
             self._clock.now(),
             seen=now,
-            backend_name=self._backend_name,
+            backend_name=self._queues.backend_name,
             timeout=self._timeout,
             is_gone=is_gone,
         )

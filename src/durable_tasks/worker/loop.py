@@ -34,6 +34,7 @@ class Lane:
     """A pool as the loop sees it."""
 
     pool: Pool
+    prefetch: int | None = None  # claims beyond the free slots; None: as many as fit RESERVE
     held: int = 0  # submitted and not ended
     share: float = 0.0  # of the recent claims, how many were for this pool
     seconds: float | None = None  # a claim's usual run time
@@ -52,6 +53,8 @@ class Lane:
 
     def room(self, now: float) -> int:
         """Return how many more claims fit: free slots and a reserve."""
+        if self.prefetch is not None:
+            return min(self.pool.slots + self.prefetch, MAX_BATCH) - self.held
         pace = self.seconds
         if pace is not None and self.held >= self.pool.slots:
             # All slots are taken and nothing ends: this is no time for a reserve.
@@ -87,8 +90,9 @@ class Loop:
     """One worker process's thread of control; owns its connection and all it knows of claims.
 
     ``interval``: seconds between two looks when there is nothing to do. ``batch``: stop when
-    nothing is left. ``max_tasks``: stop after so many. ``give_up_after``: seconds to wait for the
-    database at a stop. ``enter``: adds a row for a new life of this worker and returns the life.
+    nothing is left. ``max_tasks``: stop after so many. ``prefetch``: jobs to claim beyond the free
+    slots, or None to let their run times decide. ``give_up_after``: seconds to wait for the database
+    at a stop. ``enter``: adds a row for a new life of this worker and returns the life.
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class Loop:
         interval: float,
         batch: bool,
         max_tasks: int | None,
+        prefetch: int | None,
         give_up_after: float,
         enter: Callable[[], UUID],
     ) -> None:
@@ -121,15 +126,17 @@ class Loop:
         self.max_tasks = max_tasks
         self.give_up_after = give_up_after
         self.enter = enter
-        self._lanes = (Lane(threads, share=1.0), Lane(coroutines))
+        self._lanes = (Lane(threads, prefetch, share=1.0), Lane(coroutines, prefetch))
         # Claimed and not yet saved, by id and lease: a job may be back while its lost run goes on.
         self._held: dict[tuple[UUID, int], Lane] = {}
         self._unsaved: list[Finish] = []
         self._stopping = False
         self._taken = 0
-        self._more = True  # the last claim got all it wanted: there is probably more
-        self._poll_at = 0.0  # the next look if there is no more (monotonic, as all the following)
-        self._promote_at = 0.0
+        self._more = True  # there are probably READY jobs: the last claim got all it wanted
+        self._rung = False  # a bell rang since the last claim
+        self._look_at = 0.0  # the next look at what is READY or due (monotonic, as all these)
+        self._idle_since = 0.0
+        self._probe_at = 0.0
         self._reconcile_at = 0.0
         self._failing_since: float | None = None
         self._pause = FIRST_PAUSE
@@ -137,6 +144,11 @@ class Loop:
     def stop(self) -> None:
         """Ask for a graceful end; may be called from any thread and from a signal handler."""
         self._stopping = True
+        self.ended.put(None)
+
+    def ring(self) -> None:
+        """Say that jobs were enqueued; may be called from any thread."""
+        self._rung = True
         self.ended.put(None)
 
     @property
@@ -177,15 +189,22 @@ class Loop:
             stuck = lane.waiting_since is not None and now - lane.waiting_since > MAX_WAIT
             if stuck or self._stopping:
                 self._give_back(lane)
+            if stuck:
+                self._probe_at = now + MAX_WAIT  # let others have them first
         if now >= self._reconcile_at:
             self._reconcile(now)
+        if self._rung:
+            self._rung = False
+            self._more = True
+        if self.heartbeat.test is not None:
+            self.store.notify(self.heartbeat.test)
+            self.heartbeat.test = None
+        if now >= self._look_at and not self._stopping and (self._room(now) or self._probes(now)):
+            self._look(now)
         want = 0 if self._stopping else self._want(now)
-        if want:
-            self._promote(now)
-            # Paused for too long, others may think us lost: claim only after a heartbeat.
-            if not self.heartbeat.is_fresh() and not self.heartbeat.beat_now(timeout=1.0):
-                want = 0
-                self._poll_at = now + FIRST_PAUSE
+        # Paused for too long, others may think us lost: claim only after a heartbeat.
+        if want and not self.heartbeat.is_fresh() and not self.heartbeat.beat_now(timeout=1.0):
+            want = 0
         if want or self._unsaved:
             self._exchange(want, now)
 
@@ -198,10 +217,12 @@ class Loop:
         self._settle(finishes, exchange.counted)
         if want:
             self._more = len(exchange.claims) == want
-            self._poll_at = now + self.interval
             if exchange.claims:
+                self._idle_since = now
                 self._dispatch(exchange.claims)
-            elif self.batch and not self._held and not self._unsaved:
+            if not self._more:
+                self._look_at = min(self._look_at, now + self._pause_between_looks(now))
+            if self.batch and not exchange.claims and not self._held and not self._unsaved:
                 self._stopping = True
 
     def _settle(self, finishes: list[Finish], counted: set[UUID]) -> None:
@@ -263,11 +284,9 @@ class Loop:
 
     def _want(self, now: float) -> int:
         """Return how many jobs to claim now; 0 to leave it."""
-        room = self._room(now)
-        if room > 0:
-            due = self._more or self._unsaved or now >= min(self._poll_at, self._promote_at)
-            return room if due else 0
-        return int(self._probes() and now >= self._poll_at)
+        if not self._more and not self._unsaved:
+            return 0
+        return self._room(now) or int(self._more and self._probes(now))
 
     def _room(self, now: float) -> int:
         """Return how many more jobs of the usual mix fit; 0 while it is not worth a claim."""
@@ -283,13 +302,14 @@ class Loop:
         """Return how many tasks may still be taken before the worker's maximum."""
         return MAX_BATCH if self.max_tasks is None else self.max_tasks - self._taken
 
-    def _probes(self) -> bool:
-        """Return whether to claim one job at each look although the usual mix does not fit.
+    def _probes(self, now: float) -> bool:
+        """Return whether to claim one more job although the usual mix does not fit.
 
         It may be of the kind whose slots are free; otherwise it is given back soon.
         """
         return (
-            any(lane.is_free for lane in self._lanes)
+            now >= self._probe_at
+            and any(lane.is_free for lane in self._lanes)
             and not any(lane.waits for lane in self._lanes)
             and self._left() > 0
         )
@@ -311,24 +331,35 @@ class Loop:
         if not self._stopping:
             if self._want(now):
                 return 0.0
-            if self._room(now):
-                until += [self._poll_at, self._promote_at]
-            elif self._probes():
-                until.append(self._poll_at)
-        return max(0.0005, min(until) - now)
+            if self._room(now) or self._probes(now):
+                until.append(self._look_at)
+            elif now < self._probe_at:
+                until.append(self._probe_at)
+        return max(0.0, min(until) - now)
 
     # Chores
 
-    def _promote(self, now: float) -> None:
-        """Make due jobs READY, at the moment when the next one is due or once an interval."""
-        if now < self._promote_at:
-            return
+    def _look(self, now: float) -> None:
+        """See whether jobs are READY, and make those READY that are due.
+
+        The next look is when the next one is due, or after a pause that grows with idleness.
+        """
+        peek = self.store.peek(self.queues)
         clock_now = self.clock.now()
-        report = promote.tick(self.store, clock_now)
-        self._promote_at = now + self.interval
-        if report.next_due is not None:
-            wait = (report.next_due - clock_now).total_seconds()
-            self._promote_at = min(self._promote_at, now + max(wait, 0.0))
+        next_due = peek.next_due
+        self._more = self._more or peek.ready
+        if next_due is not None and next_due <= clock_now:
+            next_due = promote.tick(self.store, clock_now).next_due
+            self._more = True
+        self._look_at = now + (self.interval if self._more else self._pause_between_looks(now))
+        if next_due is not None:
+            wait = (next_due - clock_now).total_seconds()
+            self._look_at = min(self._look_at, now + max(wait, 0.0))
+
+    def _pause_between_looks(self, now: float) -> float:
+        return self.store.look_again_in(
+            now - self._idle_since, self.interval, hears=self.heartbeat.hears
+        )
 
     def _reconcile(self, now: float) -> None:
         """Give back jobs that are ours in the database but that we never saw.

@@ -69,6 +69,8 @@ class Worker:
         self._loop: Loop | None = None
         self._stop_asked = False
         self._error: BaseException | None = None
+        # Set once it has its name and looks for work.
+        self.ready = threading.Event()
 
     def stop(self) -> None:
         """Stop gracefully: claim nothing more, finish what runs, give back the rest.
@@ -78,6 +80,10 @@ class Worker:
         self._stop_asked = True
         if self._loop is not None:
             self._loop.stop()
+
+    def _ring(self) -> None:
+        if self._loop is not None:
+            self._loop.ring()
 
     def run(self) -> None:
         """Work until stopped; with one thread, sync tasks run in the calling thread.
@@ -119,12 +125,14 @@ class Worker:
             on_start=announcer.started,
         )
         heartbeat = Heartbeat(
-            alias,
+            settings.options.listen_database or alias,
             worker_id=self.id,
-            backend_name=settings.queues.backend_name,
+            queues=settings.queues,
             clock=self.clock,
             timeout=settings.options.worker_timeout,
             on_rescued=announcer.ended,
+            listens=settings.options.notify,
+            on_ring=self._ring,
         )
         threads = ThreadPool(settings.threads, executor, self._ended)
         coroutines = CoroutinePool(settings.coroutines, executor, self._ended)
@@ -141,6 +149,7 @@ class Worker:
             interval=settings.interval,
             batch=settings.batch,
             max_tasks=settings.max_tasks,
+            prefetch=None if settings.options.prefetch == "auto" else settings.options.prefetch,
             give_up_after=settings.options.worker_timeout,
             enter=lambda: self._add_row(Registry(store)),
         )
@@ -151,6 +160,7 @@ class Worker:
             self._loop.stop()
         thread = threading.Thread(target=self._run_loop, args=[threads], name="loop", daemon=True)
         thread.start()
+        self.ready.set()
         if settings.threads == 1:
             # In this thread, so that a signal interrupts what a task waits for.
             threads.run()

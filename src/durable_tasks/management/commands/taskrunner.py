@@ -1,0 +1,58 @@
+"""``manage.py taskrunner``: a worker for every queue of a backend, with a thread for each CPU."""
+
+import os
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management import call_command
+from django.core.management.base import BaseCommand
+
+from ...compat import DEFAULT_TASK_BACKEND_ALIAS
+from .. import one_line_errors
+from .db_worker import above_zero, seconds, worker_id
+
+
+class Command(BaseCommand):
+    help = "Runs a worker that serves every queue: db_worker with other defaults."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        one_line_errors(parser)
+        parser.add_argument(
+            "-w",
+            "--workers",
+            type=above_zero,
+            default=max(1, (os.cpu_count() or 1) - 1),
+            help="sync tasks at once (default: CPUs - 1, here %(default)s)",
+        )
+        parser.add_argument(
+            "-i",
+            "--worker-id",
+            type=worker_id,
+            help="a name that no other living worker has (default: generated from the host's name)",
+        )
+        parser.add_argument(
+            "--backend",
+            default=DEFAULT_TASK_BACKEND_ALIAS,
+            dest="backend_name",
+            help="the backend whose tasks to run (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--delay",
+            type=seconds,
+            default=1.0,
+            help="seconds between two looks for work when there is none (default: 1)",
+        )
+
+    def handle(self, **options: Any) -> None:
+        name = options["worker_id"]
+        call_command(
+            "db_worker",
+            "--queue-name=*",
+            "--no-reload",
+            "--no-startup-delay",
+            f"--threads={options['workers']}",
+            f"--interval={options['delay']}",
+            f"--backend={options['backend_name']}",
+            *([] if name is None else [f"--worker-id={name}"]),
+            verbosity=options["verbosity"],
+        )

@@ -1,0 +1,121 @@
+"""A worker inside another program: a web process, a script, a test."""
+
+import threading
+import time
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import router
+
+from .backend import DatabaseBackend
+from .compat import DEFAULT_TASK_BACKEND_ALIAS, AnyTaskResult, task_backends
+from .models import Job
+from .statuses import JobStatus
+from .store import Queues
+from .worker.worker import Worker, WorkerSettings
+
+# Seconds: the first and the longest pause between two looks of a method that waits.
+FIRST_LOOK, LONGEST_PAUSE = 0.005, 0.25
+
+
+class Runner:
+    """Runs jobs in this process: the same worker as ``db_worker``, to be given a thread.
+
+    ``workers``: sync tasks at once. ``worker_id``: a name that no other living worker has, or None
+    to generate one. ``backend``: the alias whose jobs to run. ``queue_names``: the queues to serve,
+    or None for all. ``interval``: seconds between two looks when nothing else says that there is
+    work. ``coroutines``: async tasks at once.
+
+    Raises ``InvalidTaskBackend`` or ``ImproperlyConfigured`` if ``backend`` is unknown or not ours.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int = 4,
+        worker_id: str | None = None,
+        backend: str = DEFAULT_TASK_BACKEND_ALIAS,
+        queue_names: tuple[str, ...] | None = None,
+        interval: float = 1.0,
+        coroutines: int = 50,
+    ) -> None:
+        self.backend = task_backends[backend]
+        if not isinstance(self.backend, DatabaseBackend):
+            raise ImproperlyConfigured(
+                f"TASKS[{backend!r}] is a {type(self.backend).__name__}, not a durable_tasks backend."
+            )
+        self._queues = Queues(backend, queue_names)
+        self._worker = Worker(
+            WorkerSettings(
+                sender=type(self.backend),
+                options=self.backend.durable_options,
+                queues=self._queues,
+                interval=interval,
+                worker_id=worker_id,
+                threads=workers,
+                coroutines=coroutines,
+            )
+        )
+        # Set once the runner has its name and looks for work, and once it has ended.
+        self.ready = self._worker.ready
+        self.finished = threading.Event()
+
+    @property
+    def worker_id(self) -> str:
+        """The name that the jobs it runs are marked with."""
+        return self._worker.id
+
+    def run(self) -> None:
+        """Run jobs until ``stop()``; blocks, so give it to a thread. Works once.
+
+        Raises what ``db_worker`` ends with: ``WorkerIdInUse``, ``DurableTasksError`` if the tables
+        are missing, ``DatabaseError`` if the database can't be reached at the start.
+        """
+        try:
+            self._worker.run()
+        finally:
+            self.finished.set()
+
+    def stop(self) -> None:
+        """Let ``run()`` end once what runs has ended; returns at once, from any thread."""
+        self._worker.stop()
+
+    def wait_for(self, result: AnyTaskResult, timeout: float | None = None) -> bool:
+        """Wait until the result's job has ended and refresh the result.
+
+        ``timeout``: seconds, or None for ever. Returns whether it ended in time.
+        """
+
+        def ended() -> bool:
+            result.refresh()
+            return result.is_finished
+
+        return self._wait(ended, timeout)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until no job of this runner's queues is ready or running.
+
+        Jobs that are scheduled for later are not waited for. ``timeout``: seconds, or None for
+        ever. Returns whether it came to that in time.
+        """
+
+        def nothing_left() -> bool:
+            jobs = Job.objects.using(router.db_for_write(Job)).filter(
+                backend_name=self._queues.backend_name,
+                status__in=(JobStatus.READY, JobStatus.RUNNING),
+            )
+            if self._queues.names is not None:
+                jobs = jobs.filter(queue_name__in=self._queues.names)
+            return not jobs.exists()
+
+        return self._wait(nothing_left, timeout)
+
+    def _wait(self, condition: Any, timeout: float | None) -> bool:
+        until = None if timeout is None else time.monotonic() + timeout
+        pause = FIRST_LOOK
+        while not condition():
+            if until is not None and time.monotonic() >= until:
+                return False
+            time.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+        return True

@@ -1,0 +1,114 @@
+"""What a worker waits on between two heartbeats, and how an enqueue is heard.
+
+A notification is a hint: everything is right without one, only later.
+"""
+
+import select
+import socket
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+from django.db import transaction
+
+from ..statuses import JobStatus
+from .base import Store
+from .messages import NewJob
+
+CHANNEL = "durable_tasks"
+# Seconds: rings for a queue that follow so closely are left out. A worker that was rung looks again
+# after 5, 10, 20 ... ms, so that it finds what they were for.
+THROTTLE = 0.005
+# A job that is due so soon may be due before a worker's next look.
+SOON = timedelta(seconds=2)
+
+_last_rings: dict[tuple[str, str, str], float] = {}
+
+
+class Bell:
+    """Waits for a time, for ``wake()``, or for a notification.
+
+    ``on_ring`` is called with the payload of each notification.
+    """
+
+    def __init__(self, on_ring: Callable[[str], None]) -> None:
+        self._on_ring = on_ring
+        self._here, self._there = socket.socketpair()
+        self._here.setblocking(False)
+        self._there.setblocking(False)
+        self._driver: Any = None
+
+    def listen(self, store: Store) -> None:
+        """Hear notifications on this store's connection from now on."""
+        with store.connection.cursor() as cursor:
+            cursor.execute(f"LISTEN {CHANNEL}")
+        self._driver = store.connection.connection
+        # Also those that come along with the answer to another statement.
+        self._driver.add_notify_handler(lambda notify: self._on_ring(notify.payload))
+
+    def ignore(self) -> None:
+        """Hear no notifications."""
+        self._driver = None
+
+    def wait(self, timeout: float) -> None:
+        """Wait up to ``timeout`` seconds for ``wake()``; call ``on_ring`` meanwhile.
+
+        Returns early if the connection was lost: the next use of it says so.
+        """
+        until = time.monotonic() + timeout
+        while (left := until - time.monotonic()) > 0:
+            watched = [self._here]
+            if self._driver is not None and not self._driver.closed:
+                watched.append(self._driver)
+            ready, _, _ = select.select(watched, [], [], left)
+            if self._here in ready:
+                with suppress(BlockingIOError):
+                    while self._here.recv(1024):
+                        pass
+                return
+            if ready:
+                try:
+                    self._take(self._driver.pgconn)
+                except Exception:
+                    self._driver = None
+                    return
+
+    def _take(self, pgconn: Any) -> None:
+        pgconn.consume_input()
+        while (notify := pgconn.notifies()) is not None:
+            self._on_ring(notify.extra.decode())
+
+    def wake(self) -> None:
+        """Let ``wait()`` return; may be called from any thread and from a signal handler."""
+        with suppress(BlockingIOError):
+            self._there.send(b"!")
+
+    def close(self) -> None:
+        self._here.close()
+        self._there.close()
+
+
+def ring_on_commit(store: Store, rows: Iterable[NewJob]) -> None:
+    """Notify the workers of these new jobs' queues once the caller's transaction has committed.
+
+    Not for jobs that are due later than a worker looks anyway.
+    """
+    alias = store.connection.alias
+    keys = {
+        (alias, row.backend_name, row.queue_name)
+        for row in rows
+        if row.status == JobStatus.READY or row.run_at - row.enqueued_at < SOON
+    }
+
+    def ring() -> None:
+        now = time.monotonic()
+        for key in keys:
+            if now - _last_rings.get(key, float("-inf")) >= THROTTLE:
+                _last_rings[key] = now
+                store.notify(f"{key[1]}\n{key[2]}")
+
+    if keys:
+        # Robust: the jobs are saved, whatever becomes of the notification.
+        transaction.on_commit(ring, using=alias, robust=True)
