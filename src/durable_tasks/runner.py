@@ -42,7 +42,8 @@ class Runner:
         self.backend = task_backends[backend]
         if not isinstance(self.backend, DatabaseBackend):
             raise ImproperlyConfigured(
-                f"TASKS[{backend!r}] is a {type(self.backend).__name__}, not a durable_tasks backend."
+                f"TASKS[{backend!r}] is a {type(self.backend).__name__}, not a "
+                "durable_tasks backend."
             )
         self._queues = Queues(backend, queue_names)
         self._worker = Worker(

@@ -22,7 +22,7 @@ CHANNEL = "durable_tasks"
 # after 5, 10, 20 ... ms, so that it finds what they were for.
 THROTTLE = 0.005
 # A job that is due so soon may be due before a worker's next look.
-SOON = timedelta(seconds=2)
+SOON = timedelta(minutes=1)
 
 _last_rings: dict[tuple[str, str, str], float] = {}
 

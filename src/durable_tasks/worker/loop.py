@@ -91,8 +91,8 @@ class Loop:
 
     ``interval``: seconds between two looks when there is nothing to do. ``batch``: stop when
     nothing is left. ``max_tasks``: stop after so many. ``prefetch``: jobs to claim beyond the free
-    slots, or None to let their run times decide. ``give_up_after``: seconds to wait for the database
-    at a stop. ``enter``: adds a row for a new life of this worker and returns the life.
+    slots, or None to let their run times decide. ``give_up_after``: seconds to wait for the
+    database at a stop. ``enter``: adds a row for a new life of this worker and returns the life.
     """
 
     def __init__(
