@@ -19,8 +19,8 @@ WATCH, WATCH_FOR, WATCH_IDLE = 0.005, 10.0, 0.02
 class SQLiteStore(Store):
     """SQLite 3.37 and later, best with ``journal_mode=WAL``."""
 
-    # The version of the data at the last look, and what it saw.
-    _seen: tuple[int, Peek] | None = None
+    # The version of the data at the last look, at which queues it was, and what it saw.
+    _seen: tuple[int, Queues, Peek] | None = None
 
     _BEGIN = "BEGIN IMMEDIATE"
 
@@ -84,9 +84,9 @@ class SQLiteStore(Store):
     def peek(self, queues: Queues) -> Peek:
         """Look only if another connection has committed something: 4 us when nothing has."""
         version = self.row("PRAGMA data_version")[0]
-        if self._seen is None or self._seen[0] != version or self._seen[1].ready:
-            self._seen = (version, super().peek(queues))
-        return self._seen[1]
+        if self._seen is None or self._seen[:2] != (version, queues) or self._seen[2].ready:
+            self._seen = (version, queues, super().peek(queues))
+        return self._seen[2]
 
     def look_again_in(self, idle: float, interval: float, *, hears: bool) -> float:
         return min(WATCH if idle < WATCH_FOR else WATCH_IDLE, interval)

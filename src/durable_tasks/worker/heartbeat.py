@@ -140,6 +140,7 @@ class Heartbeat:
         backend_name, _, queue_name = payload.partition("\n")
         if queue_name == f"\n{self.life}":
             self.hears = True
+            logger.debug("Notifications arrive.", extra={"worker_id": self._worker_id})
         elif backend_name == self._queues.backend_name and self._queues.serve(queue_name):
             self._on_ring()
 

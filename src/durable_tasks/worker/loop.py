@@ -135,7 +135,7 @@ class Loop:
         self._more = True  # there are probably READY jobs: the last claim got all it wanted
         self._rung = False  # a bell rang since the last claim
         self._look_at = 0.0  # the next look at what is READY or due (monotonic, as all these)
-        self._idle_since = 0.0
+        self._idle_since = time.monotonic()
         self._probe_at = 0.0
         self._reconcile_at = 0.0
         self._failing_since: float | None = None
