@@ -143,6 +143,11 @@ class Loop:
     def worker_id(self) -> str:
         return self.executor.worker_id
 
+    @property
+    def took_maximum(self) -> bool:
+        """Whether ``max_tasks`` have been taken."""
+        return self.max_tasks is not None and self._taken >= self.max_tasks
+
     # The turns
 
     def run(self) -> None:
@@ -167,7 +172,7 @@ class Loop:
                 and failing is not None
                 and time.monotonic() - failing > self.give_up_after
             )
-        return self._stopping or (self.max_tasks is not None and self._taken >= self.max_tasks)
+        return self._stopping or self.took_maximum
 
     def _turn(self) -> None:
         if self.heartbeat.lost.is_set():

@@ -3,11 +3,10 @@
 import logging
 import os
 import random
-import secrets
-import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -25,12 +24,14 @@ from .clock import Clock
 from .heartbeat import Heartbeat, log_rescued
 from .loop import Loop
 from .pools import CoroutinePool, ThreadPool
-from .process import is_gone, is_running, process_start, this_host
+from .process import is_gone, is_running, new_worker_id, process_start, this_host
 
 logger = logging.getLogger("durable_tasks")
 
 # Seconds between two looks at a worker row that is in the way.
 LOOK = 0.5
+# Seconds that a batch waits at most for the rescue of lost workers' jobs.
+FIRST_LOOK = 5.0
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,17 @@ class WorkerSettings:
 
 
 class Worker:
-    """Runs jobs in this process until it is stopped."""
+    """Runs jobs in this process until it is stopped.
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    ``on_ready``: called once it has its name, right before it works. What that raises ends it.
+    """
+
+    def __init__(
+        self, settings: WorkerSettings, on_ready: Callable[[], None] = lambda: None
+    ) -> None:
         self.settings = settings
-        self.id = settings.worker_id or (
-            f"{socket.gethostname()[:160]}-{os.getpid()}-{secrets.token_hex(4)}"
-        )
+        self._on_ready = on_ready
+        self.id = settings.worker_id or new_worker_id()
         self.clock = Clock()
         self._ended: SimpleQueue[Finish | None] = SimpleQueue()
         self._loop: Loop | None = None
@@ -78,6 +83,11 @@ class Worker:
         self._stop_asked = True
         if self._loop is not None:
             self._loop.stop()
+
+    @property
+    def took_maximum(self) -> bool:
+        """Whether it took all of its ``max_tasks``."""
+        return self._loop is not None and self._loop.took_maximum
 
     def run(self) -> None:
         """Work until stopped; with one thread, sync tasks run in the calling thread.
@@ -97,6 +107,7 @@ class Worker:
                 return
             try:
                 self._say_hello(store)
+                self._on_ready()
                 self._work(store, alias)
             finally:
                 try:
@@ -146,6 +157,8 @@ class Worker:
         )
         announcer.start(executor)
         heartbeat.start(self._life)
+        if settings.batch:  # what lost workers left is part of what there is
+            heartbeat.looked.wait(FIRST_LOOK)
         coroutines.start()
         if self._stop_asked:  # while it was being made
             self._loop.stop()
