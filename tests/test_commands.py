@@ -71,6 +71,19 @@ class BadValueTests(SimpleTestCase):
             ("--threads: must be a whole number above 0", "--threads", "1.5"),
             ("--coroutines: must be a whole number above 0", "--coroutines=-3"),
             ("--max-tasks: must be a whole number above 0", "--max-tasks", "0"),
+            ("--processes: must be a whole number above 0, not '0'", "--processes", "0"),
+            ("--processes: must be a whole number above 0", "--processes", "two"),
+            ("--shutdown-timeout: must be a number of seconds above 0", "--shutdown-timeout", "0"),
+            ("--shutdown-timeout: must be a number of seconds", "--shutdown-timeout", "inf"),
+            ("--shutdown-timeout: must be a number of seconds", "--shutdown-timeout=-1"),
+            ("--max-tasks-per-process: must be a whole", "--max-tasks-per-process", "0"),
+            ("--max-memory: must be a whole number above 0", "--max-memory", "100M"),
+            ("Use --max-tasks or --", "--max-tasks", "1", "--max-tasks-per-process", "2"),
+            ("--max-tasks is for one process", "--max-tasks", "1", "--processes", "2"),
+            (
+                "--worker-id: wwwwwwwwwwwwwwwwwwww...-10 would have 202 characters, more than 200",
+                *("--processes", "10", "--worker-id", "w" * 199),
+            ),
             ("--worker-id: must have 1 to 200 characters, not 0", "--worker-id", ""),
             ("--worker-id: must have 1 to 200 characters, not 201", "--worker-id", "w" * 201),
             ("--worker-id: ", "--worker-id", "w\udcff"),
@@ -131,6 +144,8 @@ class ValueTests(SimpleTestCase):
         )
         self.assertEqual((options.backend_name, options.startup_delay), ("default", True))
         self.assertIs(options.reload, settings.DEBUG)
+        self.assertEqual((options.processes, options.shutdown_timeout), (1, None))
+        self.assertEqual((options.max_tasks_per_process, options.max_memory), (None, None))
 
 
 class WorkerCommandTests(WorkerTestCase):

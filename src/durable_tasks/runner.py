@@ -45,6 +45,9 @@ class Runner:
                 f"TASKS[{backend!r}] is a {type(self.backend).__name__}, not a "
                 "durable_tasks backend."
             )
+        # Set once the runner has its name, and once it has ended.
+        self.ready = threading.Event()
+        self.finished = threading.Event()
         self._queues = Queues(backend, queue_names)
         self._worker = Worker(
             WorkerSettings(
@@ -55,11 +58,9 @@ class Runner:
                 worker_id=worker_id,
                 threads=workers,
                 coroutines=coroutines,
-            )
+            ),
+            on_ready=self.ready.set,
         )
-        # Set once the runner has its name and looks for work, and once it has ended.
-        self.ready = self._worker.ready
-        self.finished = threading.Event()
 
     @property
     def worker_id(self) -> str:

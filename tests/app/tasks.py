@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -83,6 +84,16 @@ async def async_fail(text="no luck"):
 @task
 def fail_with_bad_text():
     raise ValueError("NUL \0 and a lone surrogate \ud800")
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+@task
+def fail_without_text():
+    raise Unprintable
 
 
 @task
@@ -231,6 +242,12 @@ def hold_once(key):
 
 
 @task
+async def async_signal_this_thread():
+    """As when the system hands the process's signal to a thread that is not the main one."""
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+
+@task
 def hold_without_database(key, path):
     """Like hold(), but waits for a file to appear, and uses no connection meanwhile."""
     Effect.objects.create(key=f"held {key}")
@@ -298,3 +315,18 @@ async def async_leave_context(text):
     _left.set(text)
     await asyncio.sleep(0)
     return found
+
+
+_kept = []
+
+
+@task
+def hold_memory(key, mib):
+    """Like hold(), and keep memory for ever."""
+    _kept.append(b"x" * (mib * 1024 * 1024))
+    return _hold(key)
+
+
+@task
+def read_standard_input():
+    return sys.stdin.read()

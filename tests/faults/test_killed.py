@@ -14,6 +14,7 @@ from ..helpers import (
     held,
     let_go,
     row_of,
+    run_worker,
     running_worker,
 )
 
@@ -65,6 +66,13 @@ class KilledTests(WorkerTestCase):
         with running_worker("--worker-id", "second", options=NEVER):
             held("x", times=2)
             self.assert_rescued(result)
+
+    def test_a_batch_runs_what_a_worker_left_that_is_gone(self):
+        result = tasks.hold.enqueue("x")
+        self.lose_a_worker(result, NEVER)
+        let_go()
+        run_worker("--worker-id", "second", options=NEVER)
+        self.assertEqual((result.job.status, result.job.attempts), ("SUCCESSFUL", 2))
 
     def test_a_worker_on_another_host_is_given_its_timeout(self):
         result = tasks.hold.enqueue("x")

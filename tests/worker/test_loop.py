@@ -6,7 +6,7 @@ from datetime import timedelta
 from django.test import SimpleTestCase
 from django.utils import timezone
 
-from durable_tasks.compat import task_backends, tasks_logger
+from durable_tasks.compat import task_backends, task_finished, tasks_logger
 from durable_tasks.models import Job, Worker
 from durable_tasks.store import Queues
 from durable_tasks.store.messages import MAX_BATCH
@@ -17,6 +17,7 @@ from ..helpers import (
     WorkerTestCase,
     effects,
     eventually,
+    heard,
     running_worker,
     statuses,
     work,
@@ -243,6 +244,16 @@ class LogTests(WorkerTestCase):
         self.assertEqual(
             line, f"Job {bad.id} of tests.app.tasks.fail failed: builtins.ValueError: no luck"
         )
+
+    def test_an_error_that_cannot_be_printed_is_told_like_any_other(self):
+        results = [tasks.fail_without_text.enqueue()]
+        results += [tasks.add.enqueue(n) for n in range(3)]
+        with heard(task_finished) as told, self.assertLogs("durable_tasks", "INFO") as logs:
+            work()
+        self.assertEqual(statuses(results), ["FAILED"] + ["SUCCESSFUL"] * 3)
+        self.assertEqual([result.id for _, result in told], [result.id for result in results])
+        self.assertNotIn("ERROR", {record.levelname for record in logs.records})
+        self.assertIn("Unprintable", results[0].job.errors[0]["traceback"])
 
     def test_djangos_own_lines_are_as_they_are(self):
         result = tasks.fail.enqueue()

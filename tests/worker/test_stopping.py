@@ -95,3 +95,11 @@ class StopTests(WorkerTestCase):
             let_go()
             self.assertEqual(worker.wait(), 0)
         self.assertEqual(statuses(results), ["SUCCESSFUL"] * 3)
+
+    def test_a_signal_that_does_not_interrupt_the_main_thread_is_heard(self):
+        # The same happens to one that comes in the moment before that thread begins to wait.
+        for threads in ("1", "2"):
+            with self.subTest(threads=threads), running_worker("--threads", threads) as worker:
+                tasks.async_signal_this_thread.enqueue()
+                self.assertEqual(worker.wait(), 0)
+                self.assertIn("SIGTERM: finishing what runs", worker.output())

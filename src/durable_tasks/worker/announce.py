@@ -35,6 +35,15 @@ def facts(claim: Claim | None, worker_id: str) -> dict[str, Any]:
     }
 
 
+def first_line(exception: BaseException | None) -> str:
+    """Return the beginning of an exception's text."""
+    try:
+        lines = [] if exception is None else str(exception).splitlines()
+    except Exception:  # its own method raised
+        return "(can't be printed)"
+    return lines[0][:200] if lines else ""
+
+
 class Announcer:
     """Tells receivers and logs: a slow receiver of a signal must not stop claims.
 
@@ -143,12 +152,11 @@ class Announcer:
 
     def _log_failure(self, finish: Finish) -> None:
         assert finish.claim is not None
-        lines = str(finish.exception).splitlines() if finish.exception is not None else []
         logger.info(
             "Job %s of %s failed: %s: %s",
             finish.id,
             finish.claim.task_path,
             finish.exception_class_path,
-            lines[0][:200] if lines else "",
+            first_line(finish.exception),
             extra=facts(finish.claim, self._executor.worker_id),
         )

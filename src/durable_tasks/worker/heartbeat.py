@@ -58,6 +58,8 @@ class Heartbeat:
         self.life: UUID | None = None
         # Set when the worker's row was gone: others have taken its jobs.
         self.lost = threading.Event()
+        # Set after the first look for jobs of lost workers.
+        self.looked = threading.Event()
         self._beaten_at = float("-inf")
         self._beaten = threading.Condition()
         self._stopping = False
@@ -120,6 +122,7 @@ class Heartbeat:
                 logger.exception("The heartbeat failed.", extra={"worker_id": self._worker_id})
                 connection.close()
                 pause = min(1.0, self._timeout / 10)
+            self.looked.set()
             self._wait(pause)
         connection.close()
         self._bell.close()

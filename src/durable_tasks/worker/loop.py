@@ -155,6 +155,11 @@ class Loop:
     def worker_id(self) -> str:
         return self.executor.worker_id
 
+    @property
+    def took_maximum(self) -> bool:
+        """Whether ``max_tasks`` have been taken."""
+        return self.max_tasks is not None and self._taken >= self.max_tasks
+
     # The turns
 
     def run(self) -> None:
@@ -179,7 +184,7 @@ class Loop:
                 and failing is not None
                 and time.monotonic() - failing > self.give_up_after
             )
-        return self._stopping or (self.max_tasks is not None and self._taken >= self.max_tasks)
+        return self._stopping or self.took_maximum
 
     def _turn(self) -> None:
         if self.heartbeat.lost.is_set():
@@ -202,13 +207,14 @@ class Loop:
         if now >= self._look_at and not self._stopping and (self._room(now) or self._probes(now)):
             self._look(now)
         want = 0 if self._stopping else self._want(now)
+        probes = want > 0 and not self._room(now)
         # Paused for too long, others may think us lost: claim only after a heartbeat.
         if want and not self.heartbeat.is_fresh() and not self.heartbeat.beat_now(timeout=1.0):
             want = 0
         if want or self._unsaved:
-            self._exchange(want, now)
+            self._exchange(want, now, probes=probes)
 
-    def _exchange(self, want: int, now: float) -> None:
+    def _exchange(self, want: int, now: float, *, probes: bool) -> None:
         finishes = self._unsaved[:MAX_BATCH]
         exchange = self.store.exchange(
             finishes, want, queues=self.queues, worker_id=self.worker_id, now=self.clock.now()
@@ -220,6 +226,8 @@ class Loop:
             if exchange.claims:
                 self._idle_since = now
                 self._dispatch(exchange.claims)
+            if probes:
+                self._end_probe(now)
             if not self._more:
                 self._look_at = min(self._look_at, now + self._pause_between_looks(now))
             if self.batch and not exchange.claims and not self._held and not self._unsaved:
@@ -257,6 +265,13 @@ class Loop:
             lane.share += weight * (len(part) / len(claims) - lane.share)
             if part:
                 lane.submit(part, now)
+
+    def _end_probe(self, now: float) -> None:
+        """Give a claim back at once whose kind has no free slot, and leave it to others a while."""
+        for lane in self._lanes:
+            if lane.waits:
+                self._give_back(lane)
+                self._probe_at = now + MAX_WAIT
 
     # What ends
 
@@ -305,7 +320,7 @@ class Loop:
     def _probes(self, now: float) -> bool:
         """Return whether to claim one more job although the usual mix does not fit.
 
-        It may be of the kind whose slots are free; otherwise it is given back soon.
+        It may be of the kind whose slots are free; otherwise it is given back at once.
         """
         return (
             now >= self._probe_at

@@ -1,7 +1,10 @@
 """This process and others: who is who, and who is provably gone."""
 
 import os
+import resource
+import secrets
 import socket
+import sys
 import uuid
 from functools import cache
 from pathlib import Path
@@ -22,6 +25,21 @@ def this_host() -> str:
     except OSError:
         parts.append(f"{uuid.getnode():x}")
     return ":".join(parts)[-255:]
+
+
+def new_worker_id() -> str:
+    """Return a name that no other process has."""
+    return f"{socket.gethostname()[:160]}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def resident_mib() -> float:
+    """Return the memory that this process takes, in MiB; where there is no /proc, its peak."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+    return pages * resource.getpagesize() / (1024 * 1024)
 
 
 def process_start(pid: int) -> str:

@@ -3,11 +3,10 @@
 import logging
 import os
 import random
-import secrets
-import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -25,12 +24,14 @@ from .clock import Clock
 from .heartbeat import Heartbeat, log_rescued
 from .loop import Loop
 from .pools import CoroutinePool, ThreadPool
-from .process import is_gone, is_running, process_start, this_host
+from .process import is_gone, is_running, new_worker_id, process_start, this_host
 
 logger = logging.getLogger("durable_tasks")
 
 # Seconds between two looks at a worker row that is in the way.
 LOOK = 0.5
+# Seconds that a batch waits at most for the rescue of lost workers' jobs.
+FIRST_LOOK = 5.0
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,22 @@ class WorkerSettings:
 
 
 class Worker:
-    """Runs jobs in this process until it is stopped."""
+    """Runs jobs in this process until it is stopped.
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    ``on_ready``: called once it has its name, right before it works. What that raises ends it.
+    """
+
+    def __init__(
+        self, settings: WorkerSettings, on_ready: Callable[[], None] = lambda: None
+    ) -> None:
         self.settings = settings
-        self.id = settings.worker_id or (
-            f"{socket.gethostname()[:160]}-{os.getpid()}-{secrets.token_hex(4)}"
-        )
+        self._on_ready = on_ready
+        self.id = settings.worker_id or new_worker_id()
         self.clock = Clock()
         self._ended: SimpleQueue[Finish | None] = SimpleQueue()
         self._loop: Loop | None = None
         self._stop_asked = False
         self._error: BaseException | None = None
-        # Set once it has its name and looks for work.
-        self.ready = threading.Event()
 
     def stop(self) -> None:
         """Stop gracefully: claim nothing more, finish what runs, give back the rest.
@@ -84,6 +87,11 @@ class Worker:
     def _ring(self) -> None:
         if self._loop is not None:
             self._loop.ring()
+
+    @property
+    def took_maximum(self) -> bool:
+        """Whether it took all of its ``max_tasks``."""
+        return self._loop is not None and self._loop.took_maximum
 
     def run(self) -> None:
         """Work until stopped; with one thread, sync tasks run in the calling thread.
@@ -103,6 +111,7 @@ class Worker:
                 return
             try:
                 self._say_hello(store)
+                self._on_ready()
                 self._work(store, alias)
             finally:
                 try:
@@ -155,12 +164,13 @@ class Worker:
         )
         announcer.start(executor)
         heartbeat.start(self._life)
+        if settings.batch:  # what lost workers left is part of what there is
+            heartbeat.looked.wait(FIRST_LOOK)
         coroutines.start()
         if self._stop_asked:  # while it was being made
             self._loop.stop()
         thread = threading.Thread(target=self._run_loop, args=[threads], name="loop", daemon=True)
         thread.start()
-        self.ready.set()
         if settings.threads == 1:
             # In this thread, so that a signal interrupts what a task waits for.
             threads.run()

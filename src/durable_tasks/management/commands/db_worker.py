@@ -7,29 +7,32 @@ import os
 import signal
 import sys
 import threading
-from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DatabaseError
+from django.db import DatabaseError, connections
 from django.utils.autoreload import DJANGO_AUTORELOAD_ENV, run_with_reloader
 
 from ...compat import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME
 from ...exceptions import DurableTasksError
 from ...models import MAX_WORKER_ID
 from ...store import Queues
+from ...worker.process import new_worker_id
+from ...worker.stopping import READY, RENEW, Lifeline, MemoryLimit, Stop, with_jitter
+from ...worker.supervisor import Supervisor, WorkersFail, command_line
 from ...worker.worker import Worker, WorkerSettings
 from .. import durable_backend, is_text, one_line_errors, queue_names
 
 logger = logging.getLogger("durable_tasks")
 
-STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGQUIT")
 # Seconds: the longest pause before the first look for work.
 STARTUP_DELAY = 1.0
+# Seconds for which a worker that is reloaded waits for what runs, if nothing else is said.
+RELOAD_TIMEOUT = 10.0
 
 
 def seconds(text: str) -> float:
@@ -40,6 +43,14 @@ def seconds(text: str) -> float:
         value = math.nan
     if not math.isfinite(value) or value < 0:
         raise ArgumentTypeError(f"must be a number of seconds, 0 or more, not {text!r}")
+    return value
+
+
+def seconds_above_zero(text: str) -> float:
+    """Parse a limit of time."""
+    value = seconds(text)
+    if value == 0:
+        raise ArgumentTypeError(f"must be a number of seconds above 0, not {text!r}")
     return value
 
 
@@ -117,9 +128,64 @@ class Command(BaseCommand):
         parser.add_argument(
             "--coroutines", type=above_zero, default=50, help="async tasks at once (default: 50)"
         )
+        parser.add_argument(
+            "--processes",
+            type=above_zero,
+            default=1,
+            help="worker processes, named NAME-1, NAME-2 ...; above 1, a supervisor starts and "
+            "replaces them (default: 1)",
+        )
+        parser.add_argument(
+            "--shutdown-timeout",
+            type=seconds_above_zero,
+            help="seconds for what runs to end after the first signal; then stop at once "
+            "(default: no limit)",
+        )
+        parser.add_argument(
+            "--max-tasks-per-process",
+            type=above_zero,
+            help="renew a process after so many tasks, or up to a tenth more (default: no limit)",
+        )
+        parser.add_argument(
+            "--max-memory",
+            type=above_zero,
+            metavar="MIB",
+            help="renew a process that takes more MiB of memory, once what runs has ended "
+            "(default: no limit)",
+        )
+        # What a supervisor gives its workers; they have a socket to it as standard input.
+        parser.add_argument("--supervised", action="store_true", help=SUPPRESS)
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        self.arguments = argv[1:]
+        super().run_from_argv(argv)
 
     def handle(self, **options: Any) -> None:
+        lifeline = Lifeline() if options["supervised"] else None
         set_up_logging(options["verbosity"])
+        worker_settings = self.worker_settings(options)
+        reload = options["reload"]
+        for name in ("batch", "max_tasks_per_process", "max_memory", "processes"):
+            if reload and (options[name] > 1 if name == "processes" else options[name]):
+                option = f"--{name.replace('_', '-')}"
+                self.stderr.write(
+                    self.style.WARNING(
+                        f"--reload does not work with {option}: going on without it."
+                    )
+                )
+                reload = False
+        if options["processes"] > 1 and lifeline is None:
+            self.supervise(worker_settings, options)
+        elif reload:
+            if os.environ.get(DJANGO_AUTORELOAD_ENV) != "true":
+                # The reloader's parent would kill its child, which is about to finish its tasks.
+                signal.signal(signal.SIGINT, lambda number, frame: None)
+            run_with_reloader(self.run, worker_settings, options)
+        else:
+            self.run(worker_settings, options, lifeline)
+
+    def worker_settings(self, options: dict[str, Any]) -> WorkerSettings:
+        """Return what a worker has to know. Raises ``CommandError`` if options contradict."""
         backend = durable_backend(options["backend_name"])
         names = queue_names(options["queue_name"], "--queue-name")
         excluded = queue_names(options["exclude_queues"], "--exclude-queues", empty=True)
@@ -127,14 +193,24 @@ class Command(BaseCommand):
             raise CommandError("--exclude-queues: '*' would leave no queue.")
         if excluded and names is not None:
             raise CommandError("--exclude-queues works only with --queue-name '*'.")
+        max_tasks = options["max_tasks"]
+        if options["max_tasks_per_process"] is not None:
+            if max_tasks is not None:
+                raise CommandError("Use --max-tasks or --max-tasks-per-process, not both.")
+            max_tasks = with_jitter(options["max_tasks_per_process"])
+        elif max_tasks is not None and options["processes"] > 1:
+            raise CommandError(
+                "--max-tasks is for one process, which ends after them; with --processes, use "
+                "--max-tasks-per-process, after which a process is renewed."
+            )
         try:
-            worker_settings = WorkerSettings(
+            return WorkerSettings(
                 sender=type(backend),
                 options=backend.durable_options,
                 queues=Queues(backend.alias, names, frozenset(excluded)),
                 interval=options["interval"],
                 batch=options["batch"],
-                max_tasks=options["max_tasks"],
+                max_tasks=max_tasks,
                 worker_id=options["worker_id"],
                 threads=options["threads"],
                 coroutines=options["coroutines"],
@@ -142,69 +218,85 @@ class Command(BaseCommand):
             )
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
-        if options["reload"] and options["batch"]:
-            self.stderr.write(
-                self.style.WARNING("--reload does not work with --batch: going on without it.")
-            )
-        elif options["reload"]:
-            if os.environ.get(DJANGO_AUTORELOAD_ENV) != "true":
-                # The reloader's parent would kill its child, which is about to finish its tasks.
-                signal.signal(signal.SIGINT, lambda number, frame: None)
-            run_with_reloader(self.run, worker_settings)
-            return
-        self.run(worker_settings)
 
-    def run(self, worker_settings: WorkerSettings) -> None:
+    def supervise(self, worker_settings: WorkerSettings, options: dict[str, Any]) -> None:
+        """Run several workers, each in a process of its own, to their end."""
+        name, count = worker_settings.worker_id or new_worker_id(), options["processes"]
+        if (length := len(f"{name}-{count}")) > MAX_WORKER_ID:
+            raise CommandError(
+                f"--worker-id: {name[:20]}...-{count} would have {length} characters, more than "
+                f"{MAX_WORKER_ID}."
+            )
+        try:
+            command = command_line(getattr(self, "arguments", []))
+            connections.close_all()  # that other apps may have opened; a supervisor needs none
+            code = Supervisor(
+                [*command, "--supervised", "--no-reload"],
+                name,
+                count,
+                batch=worker_settings.batch,
+                shutdown_timeout=options["shutdown_timeout"],
+            ).run()
+        except WorkersFail as error:
+            raise CommandError(str(error), returncode=error.exit_code) from error
+        except DurableTasksError as error:
+            raise CommandError(str(error)) from error
+        if code:
+            sys.exit(code)
+
+    def run(
+        self,
+        worker_settings: WorkerSettings,
+        options: dict[str, Any],
+        lifeline: Lifeline | None = None,
+    ) -> None:
         """Run one worker to its end."""
-        worker = Worker(worker_settings)
+
+        def ready() -> None:
+            if memory is not None:
+                memory.start()
+            if lifeline is not None:
+                lifeline.tell(READY)
+
+        worker = Worker(worker_settings, ready)
+        memory = MemoryLimit(worker, options["max_memory"]) if options["max_memory"] else None
         if os.environ.get(DJANGO_AUTORELOAD_ENV) == "true":
-            stop_before_exit(worker)
+            stop = Stop(worker)
+            stop_before_exit(worker, options["shutdown_timeout"] or RELOAD_TIMEOUT)
         else:
-            stop_on_signals(worker)
+            stop = Stop(worker, options["shutdown_timeout"])
+            stop.on_signals()
+        if lifeline is not None:
+            lifeline.watch(worker.id, stop.gracefully)
         try:
             worker.run()
-        except (DurableTasksError, ImproperlyConfigured) as error:
-            raise CommandError(str(error)) from error
-        except DatabaseError as error:
-            raise CommandError(f"The database can't be used: {str(error).strip()}") from error
+        except (DurableTasksError, ImproperlyConfigured, DatabaseError) as error:
+            text = str(error).strip()
+            if isinstance(error, DatabaseError):
+                text = f"The database can't be used: {text}"
+            if lifeline is not None:
+                lifeline.tell(text.encode(errors="replace"))
+                sys.exit(1)  # the supervisor says it, once for all
+            raise CommandError(text) from error
+        finally:
+            stop.over()
+            if memory is not None:
+                memory.over()
         logger.info("Worker %s has stopped.", worker.id, extra={"worker_id": worker.id})
+        full = options["max_tasks_per_process"] is not None and worker.took_maximum
+        if not stop.asked and (full or (memory is not None and memory.exceeded)):
+            sys.exit(RENEW)
 
 
-def stop_on_signals(worker: Worker) -> None:
-    """Let the first signal stop the worker gracefully and the second one at once."""
-
-    def stop(number: int, frame: Any) -> None:
-        name = signal.Signals(number).name
-        for other in STOP_SIGNALS:
-            if hasattr(signal, other):
-                signal.signal(getattr(signal, other), at_once)
-        # Not through logging: its lock may be held by the very code that was interrupted.
-        say(f"{name}: finishing what runs. A second signal stops at once.\n")
-        worker.stop()
-
-    def at_once(number: int, frame: Any) -> None:
-        say("Stopped at once; what ran will run again.\n")
-        os._exit(128 + number)
-
-    for name in STOP_SIGNALS:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), stop)
-
-
-def stop_before_exit(worker: Worker) -> None:
+def stop_before_exit(worker: Worker, timeout: float) -> None:
     """Under the reloader, which owns the signals: finish what runs when the process exits."""
     this = threading.current_thread()
 
     def finish() -> None:
         worker.stop()
-        this.join(timeout=10)
+        this.join(timeout=timeout)
 
     atexit.register(finish)
-
-
-def say(text: str) -> None:
-    with suppress(OSError):
-        os.write(2, text.encode())
 
 
 def set_up_logging(verbosity: int) -> None:
