@@ -11,7 +11,7 @@ from django.test import SimpleTestCase
 from django.utils import timezone
 
 from durable_tasks.models import Job, Worker
-from durable_tasks.store import own_connection, store_for
+from durable_tasks.store import Queues, own_connection, store_for
 from durable_tasks.store.registry import Registry, WorkerRow
 from durable_tasks.worker.clock import Clock
 from durable_tasks.worker.heartbeat import Heartbeat
@@ -25,10 +25,12 @@ def new_heartbeat(timeout=10.0, on_rescued=lambda finishes: None):
     return Heartbeat(
         router.db_for_write(Job),
         worker_id="w",
-        backend_name="default",
+        queues=Queues("default", None),
         clock=Clock(),
         timeout=timeout,
         on_rescued=on_rescued,
+        listens=False,
+        on_ring=lambda: None,
     )
 
 

@@ -236,11 +236,13 @@ class Loop:
     def _settle(self, finishes: list[Finish], counted: set[UUID]) -> None:
         """Announce what counted and log what did not."""
         told = []
+        # A lost run and the one after it may end together: only the newest lease can have counted.
+        fences = {finish.id: finish.fence for finish in sorted(finishes, key=_fence)}
         for finish in finishes:
             self._held.pop((finish.id, finish.fence), None)
             if finish.finished_at is None:
                 continue  # released: nobody needs to know
-            if finish.id in counted:
+            if finish.id in counted and fences[finish.id] == finish.fence:
                 told.append(finish)
             else:
                 logger.warning(
@@ -439,3 +441,7 @@ class Loop:
         if self._failing_since is not None:
             logger.info("The database is back.", extra={"worker_id": self.worker_id})
             self._failing_since = None
+
+
+def _fence(finish: Finish) -> int:
+    return finish.fence
