@@ -229,15 +229,22 @@ def run_command(
     options: Mapping[str, Any] | None = None,
 ) -> "subprocess.CompletedProcess[str]":
     """Run a management command in a process of its own to its end."""
-    return subprocess.run(
+    with subprocess.Popen(
         command(*arguments),
         cwd=ROOT,
         env=environment(env, options),
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=4 * PATIENCE,
-    )
+        start_new_session=True,
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=4 * PATIENCE)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # with all it started
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 # Settings -------------------------------------------------------------------------------------

@@ -21,6 +21,9 @@ from ..store import Claim, Finish
 GROUP = 50
 # Seconds: how often the connections that coroutines share are looked at.
 CONNECTION_CARE = 1.0
+# Seconds: how long the main thread waits at a time. A signal that comes right before it begins to
+# wait, or that the system hands to another thread, does not interrupt it.
+SIGNAL_LOOK = 0.5
 
 
 def tidy_connections() -> None:
@@ -96,11 +99,16 @@ class ThreadPool(Pool):
         """Run claims in the calling thread until ``stop()``."""
         task_backends[self.executor.backend_name]  # made once, not in each job's context
         try:
-            while (claim := self._claims.get()) is not None:
+            while (claim := self._next()) is not None:
                 # What a job leaves in context variables, such as a language, ends with it.
                 self.ended.put(copy_context().run(self._run_one, claim))
         finally:
             connections.close_all()
+
+    def _next(self) -> Claim | None:
+        while True:
+            with suppress(Empty):
+                return self._claims.get(timeout=SIGNAL_LOOK)
 
     def _run_one(self, claim: Claim) -> Finish:
         tidy_connections()

@@ -23,7 +23,7 @@ from .announce import Announcer
 from .clock import Clock
 from .heartbeat import Heartbeat, log_rescued
 from .loop import Loop
-from .pools import CoroutinePool, ThreadPool
+from .pools import SIGNAL_LOOK, CoroutinePool, ThreadPool
 from .process import is_gone, is_running, new_worker_id, process_start, this_host
 
 logger = logging.getLogger("durable_tasks")
@@ -176,7 +176,8 @@ class Worker:
             threads.run()
         else:
             threads.start()
-        thread.join()
+        while thread.is_alive():
+            thread.join(SIGNAL_LOOK)
         coroutines.stop()
         heartbeat.stop()
         announcer.stop()
