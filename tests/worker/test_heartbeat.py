@@ -103,7 +103,7 @@ class BeatTests(WorkerTestCase):
         heartbeat = self.start(self.add_row().life)
         eventually(lambda: self.seen() > 1)
         Worker.objects.all().delete()
-        heartbeat._wake.set()
+        heartbeat._bell.wake()
         self.assertTrue(heartbeat.lost.wait(30))
         self.assertFalse(heartbeat.beat_now(timeout=30))
 
@@ -160,7 +160,7 @@ class BeatTests(WorkerTestCase):
         eventually(lambda: self.seen() > 1)
         with self.assertLogs("durable_tasks", "INFO") as logs:
             with mock.patch.object(Registry, "all", side_effect=OperationalError("cut")):
-                heartbeat._wake.set()
+                heartbeat._bell.wake()
                 eventually(lambda: logs.records, "it says so")
             eventually(lambda: len(logs.records) == 2, "it is back")
         self.assertIn("can't reach the database and keeps trying: cut", logs.output[0])

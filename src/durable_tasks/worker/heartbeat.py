@@ -49,7 +49,7 @@ class Heartbeat:
         self._on_rescued = on_rescued
         self._listens = listens
         self._on_ring = on_ring
-        self._bell = Bell(self._rang)
+        self._bell: Bell
         # Do notifications arrive? Known once the one that the loop sends has come.
         self.hears = False
         # A notification with this payload is to be sent over another connection, or None.
@@ -68,6 +68,7 @@ class Heartbeat:
     def start(self, life: UUID) -> None:
         """Begin to beat for a life whose row was just added."""
         self.begin(life)
+        self._bell = Bell(self._rang)
         self._thread.start()
 
     def begin(self, life: UUID) -> None:
