@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .backend import DatabaseBackend
     from .exceptions import (
+        CannotWait,
         DurableTasksError,
         NotSerializable,
         RefusedByDatabase,
+        ResultTimeout,
         ResultTooLarge,
         TaskCancelled,
         TaskNotFound,
@@ -26,12 +28,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CannotWait": "exceptions",
     "DatabaseBackend": "backend",
     "DurableTask": "tasks",
     "DurableTaskResult": "results",
     "DurableTasksError": "exceptions",
     "NotSerializable": "exceptions",
     "RefusedByDatabase": "exceptions",
+    "ResultTimeout": "exceptions",
     "ResultTooLarge": "exceptions",
     "Runner": "runner",
     "TaskCancelled": "exceptions",
@@ -42,12 +46,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "CannotWait",
     "DatabaseBackend",
     "DurableTask",
     "DurableTaskResult",
     "DurableTasksError",
     "NotSerializable",
     "RefusedByDatabase",
+    "ResultTimeout",
     "ResultTooLarge",
     "Runner",
     "TaskCancelled",

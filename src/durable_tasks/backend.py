@@ -1,15 +1,18 @@
 """The backend: what ``django.tasks`` calls to enqueue a task and to read its result."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from sys import intern
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.checks import CheckMessage
+from django.core.exceptions import ObjectDoesNotExist
+from django.db import connections, router
 from django.utils import timezone
 
 from .compat import (
@@ -20,21 +23,26 @@ from .compat import (
     TaskResultStatus,
     task_enqueued,
 )
-from .exceptions import NotSerializable
+from .exceptions import CannotWait, NotSerializable
 from .ids import checked_id
 from .options import Options, parse_options
 from .results import DurableTaskResult, dumps, make_result, to_result
-from .signals import announce
-from .statuses import JobStatus
+from .signals import announce, is_heard
+from .statuses import ENDED
 from .tasks import DurableTask
 
 # Nothing here may import the models at import time: @task builds the backend while apps load.
 if TYPE_CHECKING:
+    from django.db.models import QuerySet
+
     from .models import Job
     from .store import NewJob, Store
 
 # One call of a task: the task, its positional and its keyword arguments.
 Call = tuple[AnyTask, Sequence[Any], Mapping[str, Any]]
+
+# Kinds of calls that a backend remembers as valid.
+MAX_VALIDATED = 1000
 
 
 class DatabaseBackend(BaseTaskBackend):
@@ -51,8 +59,17 @@ class DatabaseBackend(BaseTaskBackend):
         """The parsed ``OPTIONS``. Raises ``ImproperlyConfigured`` that names the key at fault."""
         return parse_options(self.alias, self.options)
 
+    @cached_property
+    def _validated(self) -> set[Hashable]:
+        return set()
+
     def validate_task(self, task: AnyTask) -> None:
         """Raise ``InvalidTask`` if this backend can't take the task."""
+        # Asked for every job: what was found valid once need not be looked at again.
+        due = task.run_after is not None and (settings.USE_TZ, timezone.is_aware(task.run_after))
+        facts = (task.func, task.takes_context, task.priority, task.queue_name, due)
+        if facts in self._validated:
+            return
         super().validate_task(task)
         for name, value, limit in (
             ("queue_name", task.queue_name, 100),
@@ -64,6 +81,9 @@ class DatabaseBackend(BaseTaskBackend):
                 )
         if not task.queue_name:
             raise InvalidTask("queue_name must not be empty.")
+        if len(self._validated) >= MAX_VALIDATED:
+            self._validated.clear()
+        self._validated.add(facts)
 
     def enqueue(
         self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -73,30 +93,29 @@ class DatabaseBackend(BaseTaskBackend):
         One INSERT on the database that the router names for ``Job``: part of the caller's
         transaction. Raises ``InvalidTask``, or ``NotSerializable`` naming the argument.
         """
-        return self.enqueue_many([(task, args, kwargs)])[0]
+        return self._enqueue(task, self._row(task, args, kwargs))
 
     def enqueue_many(self, calls: Iterable[Call]) -> list[DurableTaskResult]:
         """Insert many jobs at once: all or none of them.
 
-        ``calls``: triples of a task, its positional and its keyword arguments. Returns their
-        results in order. Raises what ``enqueue`` raises, before anything is inserted.
+        ``calls``: triples of a task, its positional and its keyword arguments; taken in chunks, so
+        that a generator never has to hold them all. Returns their results in order. Raises what
+        ``enqueue`` raises, and what ``calls`` raises; then nothing is inserted.
         """
-        calls = list(calls)
-        rows = [self._row(task, args, kwargs) for task, args, kwargs in calls]
-        from .store.bells import ring_on_commit
+        made: list[_Enqueued] = []
+
+        def rows() -> Iterator["NewJob"]:
+            for task, args, kwargs in calls:
+                row = self._row(task, args, kwargs)
+                made.append(_Enqueued(task, row))
+                yield row
 
         store = self._store()
-        ids = store.insert(rows)
-        if store.notifies and self.durable_options.notify:
-            ring_on_commit(store, rows)
-        results = [
-            _new_result(
-                task if task.backend == self.alias else replace(task, backend=self.alias),
-                job_id,
-                row,
-            )
-            for (task, _, _), row, job_id in zip(calls, rows, ids, strict=True)
-        ]
+        store.insert(rows())
+        self._ring(store, [each.row for each in made])
+        if not is_heard(task_enqueued):
+            return [DurableTaskResult.lazy(each) for each in made]
+        results = [each.result() for each in made]
         for result in results:
             announce(task_enqueued, type(self), partial(_itself, result))
         return results
@@ -114,17 +133,43 @@ class DatabaseBackend(BaseTaskBackend):
 
     def get_job(self, result_id: str) -> "Job":
         """Return the row of the job with this id; raises like ``get_result()``."""
-        from django.db import router
-
-        from .models import Job
-
         try:
-            # Read where it was written: a replica may not have it yet.
-            return Job.objects.using(router.db_for_write(Job)).get(
-                id=UUID(str(result_id)), backend_name=self.alias
-            )
-        except (Job.DoesNotExist, ValueError) as error:
+            return self._jobs(result_id).get()
+        except (ObjectDoesNotExist, ValueError) as error:
             raise TaskResultDoesNotExist(result_id) from error
+
+    def look(self, result_id: str) -> str:
+        """Return the status of a job that somebody waits for.
+
+        Raises ``TaskResultDoesNotExist``, and ``CannotWait`` if it can't be seen to change.
+        """
+        jobs = self._jobs(result_id)
+        status = jobs.values_list("status", flat=True).first()
+        if status is None:
+            raise TaskResultDoesNotExist(result_id)
+        if status not in ENDED and not connections[jobs.db].get_autocommit():
+            raise CannotWait(
+                f"The job {result_id} can't be waited for inside a transaction: what other "
+                "connections commit may stay unseen, and a job that was enqueued in it can't start "
+                "before it commits. Wait after the block; in tests, use TransactionTestCase."
+            )
+        return str(status)
+
+    def prepare(
+        self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Callable[[], DurableTaskResult]:
+        """Do now what ``enqueue`` does but for the INSERT; return a function that does the rest.
+
+        Raises what ``enqueue`` raises.
+        """
+        row = self._row(task, args, kwargs)
+
+        def enqueue() -> DurableTaskResult:
+            row.enqueued_at = timezone.now()
+            row.run_at = row.run_after or row.enqueued_at
+            return self._enqueue(task, row)
+
+        return enqueue
 
     def check(self, **kwargs: Any) -> list[CheckMessage]:
         """Return what ``manage.py check`` says about this backend's settings."""
@@ -132,46 +177,82 @@ class DatabaseBackend(BaseTaskBackend):
 
         return check_backend(self)
 
-    def _store(self) -> "Store":
-        from django.db import connections, router
-
+    @cached_property
+    def _engine(
+        self,
+    ) -> "tuple[type[Job], type[NewJob], Callable[..., Store], Callable[..., None]]":
+        # Late: models can't be imported while apps load. Once: an import costs at each call.
         from .models import Job
-        from .store import store_for
+        from .store import NewJob, store_for
+        from .store.bells import ring_on_commit
 
-        return store_for(connections[router.db_for_write(Job)])
+        return Job, NewJob, store_for, ring_on_commit
+
+    def _jobs(self, result_id: str) -> "QuerySet[Job]":
+        """The job with this id, if it is one of this backend's. Raises ``ValueError``."""
+        job = self._engine[0]
+        # Read where it was written: a replica may not have it yet.
+        jobs = job.objects.using(router.db_for_write(job))
+        return jobs.filter(id=UUID(str(result_id)), backend_name=self.alias)
+
+    def _store(self) -> "Store":
+        job, _, store_for, _ = self._engine
+        return store_for(connections[router.db_for_write(job)])
+
+    def _ring(self, store: "Store", rows: "Sequence[NewJob]") -> None:
+        if store.notifies and self.durable_options.notify:
+            self._engine[3](store, rows)
+
+    def _enqueue(self, task: AnyTask, row: "NewJob") -> DurableTaskResult:
+        store = self._store()
+        store.insert([row])
+        self._ring(store, [row])
+        result = _Enqueued(task, row).result()
+        announce(task_enqueued, type(self), partial(_itself, result))
+        return result
 
     def _row(self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "NewJob":
-        from .store import NewJob
-
         self.validate_task(task)
         for name in kwargs:
             if not isinstance(name, str):
                 raise NotSerializable(f"kwargs has a key that is no string: {name!r}.")
         now = timezone.now()
+        status = "READY"
         run_after = task.run_after
-        if run_after is not None and not settings.USE_TZ and timezone.is_aware(run_after):
-            run_after = timezone.make_naive(run_after)
-        scheduled = run_after is not None and run_after > now
-        return NewJob(
+        if run_after is not None:
+            if not settings.USE_TZ and timezone.is_aware(run_after):
+                run_after = timezone.make_naive(run_after)
+            if run_after > now:
+                status = "SCHEDULED"
+        return self._engine[1](
             id=checked_id(self.durable_options.make_id()),
-            status=JobStatus.SCHEDULED.value if scheduled else JobStatus.READY.value,
+            status=status,
             backend_name=self.alias,
             queue_name=task.queue_name,
-            priority=task.priority,
-            task_path=task.module_path,
-            args=dumps(args, "args"),
-            kwargs=dumps(kwargs, "kwargs"),
+            priority=int(task.priority),
+            task_path=intern(task.module_path),  # many rows at once share one text
+            args=dumps(args, "args") if args else "[]",
+            kwargs=dumps(kwargs, "kwargs") if kwargs else "{}",
             run_after=run_after,
             run_at=run_after or now,
             enqueued_at=now,
         )
 
 
-def _new_result(task: AnyTask, job_id: UUID, row: "NewJob") -> DurableTaskResult:
-    def make() -> DurableTaskResult:
+class _Enqueued:
+    """Makes the result of a job that has just been inserted, when it is looked at."""
+
+    __slots__ = ("row", "task")
+
+    def __init__(self, task: AnyTask, row: "NewJob") -> None:
+        self.task = task
+        self.row = row
+
+    def __call__(self) -> DurableTaskResult:
+        row = self.row
         return make_result(
-            task=task,
-            id=job_id,
+            task=self._task(),
+            id=row.id,
             status=row.status,
             enqueued_at=row.enqueued_at,
             # As they were stored: what the caller does to its arguments since is not ours.
@@ -179,7 +260,20 @@ def _new_result(task: AnyTask, job_id: UUID, row: "NewJob") -> DurableTaskResult
             kwargs=json.loads(row.kwargs),
         )
 
-    return DurableTaskResult.lazy(make, task=task, id=str(job_id), status=TaskResultStatus.READY)
+    def result(self) -> DurableTaskResult:
+        """Return the result with what receivers of signals look at; the rest is made later."""
+        task = self._task()
+        return DurableTaskResult.lazy(
+            self,
+            id=str(self.row.id),
+            task=task,
+            backend=task.backend,
+            status=TaskResultStatus.READY,
+        )
+
+    def _task(self) -> AnyTask:
+        alias = self.row.backend_name
+        return self.task if self.task.backend == alias else replace(self.task, backend=alias)
 
 
 def _itself(result: DurableTaskResult) -> DurableTaskResult:

@@ -17,6 +17,14 @@ class RefusedByDatabase(DurableTasksError):
     """The database refused the values of a job's ending; the reason is in the message."""
 
 
+class ResultTimeout(DurableTasksError, TimeoutError):
+    """A job had not ended when the time to wait for it was over; nothing was changed."""
+
+
+class CannotWait(DurableTasksError, RuntimeError):
+    """A job was to be waited for inside a transaction, which can't see it end."""
+
+
 class TaskNotFound(DurableTasksError, LookupError):
     """A job's task path does not lead to a task any more."""
 

@@ -1,6 +1,10 @@
 """Between Python and a job's row: arguments, return values, errors, and Django's TaskResult."""
 
+import asyncio
 import json
+import math
+import random
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -9,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
+from asgiref.sync import sync_to_async
 from django.utils.module_loading import import_string
 
 from .compat import (
@@ -20,14 +25,17 @@ from .compat import (
     TaskResultStatus,
     normalize_json,
 )
-from .exceptions import NotSerializable, TaskCancelled, TaskNotFound
-from .statuses import JobStatus
+from .exceptions import NotSerializable, ResultTimeout, TaskCancelled, TaskNotFound
+from .statuses import ENDED, JobStatus
 
 if TYPE_CHECKING:
     from .models import Job
 
 # A traceback longer than this many characters loses its middle.
 MAX_TRACEBACK = 64 * 1024
+# Seconds between two looks at a job that is waited for: they double from the first to the last.
+FIRST_PAUSE = 0.005
+LAST_PAUSE = 0.5
 # Of a job's errors, the first and this many of the last are kept.
 LAST_ERRORS = 9
 
@@ -57,7 +65,7 @@ def dumps(value: Any, name: str) -> str:
             text = _encode(value)
         except TypeError:  # bytes, other mappings and sequences: what Django's API allows
             text = _encode(normalize_json(value))
-        text.encode()
+        text.isascii() or text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise NotSerializable(_why(value, name) or f"{name} can't be stored: {error}") from error
     if "\\u0000" in text and (why := _why(value, name)):
@@ -270,7 +278,44 @@ class DurableTaskResult(LazyTaskResult):  # type: ignore[misc]
         """Read the result's state anew from the database."""
         self._take(await self.task.get_backend().aget_result(self.id))
 
+    def wait_finished(self, timeout: float | None = None) -> Self:
+        """Wait until the job has ended and return this result, refreshed.
+
+        ``timeout``: seconds; None waits for ever, 0 looks once. The database is asked again after
+        pauses that grow from 5 ms to half a second.
+
+        Raises ``ResultTimeout`` if the job has not ended by then, ``CannotWait`` inside a
+        transaction of the jobs' database, and ``TaskResultDoesNotExist`` if the job was deleted.
+        """
+        for pause in self._waiting(timeout):
+            time.sleep(pause)
+        return self
+
+    async def await_finished(self, timeout: float | None = None) -> Self:
+        """See ``wait_finished()``."""
+        waiting = self._waiting(timeout)
+        look = sync_to_async(lambda: next(waiting, None))
+        while (pause := await look()) is not None:
+            await asyncio.sleep(pause)
+        return self
+
+    def _waiting(self, timeout: float | None) -> Iterator[float]:
+        """Look, and yield the seconds until the next look, for as long as the job has not ended."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        pause = FIRST_PAUSE
+        while (status := self.task.get_backend().look(self.id)) not in ENDED:  # type: ignore[attr-defined]
+            left = until - time.monotonic()
+            if left <= 0:
+                raise ResultTimeout(
+                    f"The job {self.id} of {self.task.module_path} is still {status} after "
+                    f"{timeout:g} s. It goes on: wait again, or look later."
+                )
+            yield min(left, pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, LAST_PAUSE)
+        self.refresh()
+
     def _take(self, fresh: AnyTaskResult) -> None:
+        _ = self.args  # what is still to be made must not replace what is fresh
         for name in _REFRESHED:
             object.__setattr__(self, name, getattr(fresh, name))
 

@@ -2,7 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, overload
+
+from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils.inspect import get_func_args
 
 from .compat import (
     DEFAULT_TASK_BACKEND_ALIAS,
@@ -10,6 +15,7 @@ from .compat import (
     DEFAULT_TASK_QUEUE_NAME,
     InvalidTask,
     Task,
+    normalize_json,
     task_backends,
 )
 
@@ -33,6 +39,50 @@ class DurableTask(Task):  # type: ignore[type-arg]
             raise InvalidTask(
                 f'on_worker_lost must be "retry" or "fail", not {self.on_worker_lost!r}.'
             )
+
+    def get_backend(self) -> Any:
+        """Return the backend that the task is enqueued on."""
+        return task_backends[self.backend]  # Django's own imports it at each call
+
+    def enqueue_on_commit(self, *args: Any, using: str | None = None, **kwargs: Any) -> None:
+        """Enqueue once what is being written has been committed, or now outside transactions.
+
+        For jobs that live in another database than the rows they are about: ``enqueue()`` is part
+        of a transaction of its own database, and needs no such help there.
+
+        ``using``: the database whose commit to wait for; without it, all transactions that are
+        open on this thread's connections. A roll-back of any means that there will be no job.
+
+        Arguments are checked and stored as they are now. Raises what ``enqueue()`` raises; what
+        goes wrong later, at the INSERT, is raised where the last transaction ends.
+        """
+        if using is not None and "using" in get_func_args(self.func):
+            raise TypeError(
+                f'{self.name}() has an argument "using" of its own: give it by position, or call '
+                "transaction.on_commit() with a function that enqueues."
+            )
+        backend = self.get_backend()
+        if hasattr(backend, "prepare"):
+            enqueue = backend.prepare(self, args, kwargs)
+        else:  # another backend, as in a project's tests
+            enqueue = partial(backend.enqueue, self, normalize_json(args), normalize_json(kwargs))
+        aliases = {using} if using else {each.alias for each in _in_transactions()}
+        open_transactions = set(aliases)
+
+        def committed(alias: str) -> None:
+            open_transactions.discard(alias)
+            if not open_transactions:
+                enqueue()
+
+        for alias in aliases:
+            transaction.on_commit(partial(committed, alias), using=alias)
+        if not aliases:
+            enqueue()
+
+
+def _in_transactions() -> list[BaseDatabaseWrapper]:
+    made = connections.all(initialized_only=True)
+    return [each for each in made if each.connection is not None and not each.get_autocommit()]
 
 
 @overload

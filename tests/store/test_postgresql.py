@@ -1,17 +1,22 @@
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
-from unittest import mock
+from unittest import mock, skipUnless
 from uuid import UUID
 
 from django.contrib.postgres.functions import RandomUUID
-from django.db import OperationalError, connection, transaction
-from django.test import TransactionTestCase
+from django.db import IntegrityError, OperationalError, connection, connections, transaction
+from django.test import TransactionTestCase, override_settings
+from django.test.utils import CaptureQueriesContext
 
 from durable_tasks.compat import EXPRESSION_IDS
 from durable_tasks.models import Job
-from durable_tasks.store import Store, store_for
+from durable_tasks.store import NewJob, Store, store_for
+from durable_tasks.store.postgresql import COPY_FROM
 
 from . import contract, plans, racing
 from .jobs import StoreTestCase, make_jobs, new_job, succeeded
@@ -130,6 +135,67 @@ class OwnConnectionTests(StoreTestCase):
         self.assertIsNone(self.store.driver_problem())
         with mock.patch("django.db.backends.postgresql.psycopg_any.is_psycopg3", False):
             self.assertIn("psycopg 3", self.store.driver_problem() or "")
+
+
+class CopyTests(TransactionTestCase):
+    """Many rows at once are copied; the contract proves what all inserts have in common."""
+
+    def insert(self) -> tuple[list[NewJob], set[str]]:
+        """Insert many rows into an empty table; return them, and the words that were sent."""
+        rows = [new_job(args=f"[{n}]") for n in range(COPY_FROM)]
+        with CaptureQueriesContext(connection) as queries:
+            store_for(connection).insert(rows)
+        stored = dict(Job.objects.values_list("id", "args"))
+        self.assertEqual(stored, {row.id: json.loads(row.args) for row in rows})
+        return rows, {query["sql"].split()[0] for query in queries}
+
+    @contextmanager
+    def connection_with(self, **options: Any) -> Iterator[None]:
+        """In the block, Django's own connection has these options."""
+        usual = connections["default"]
+        made = connections.create_connection("default")
+        made.settings_dict["OPTIONS"] = {**made.settings_dict["OPTIONS"], **options}
+        connections["default"] = made
+        try:
+            yield
+        finally:
+            connections["default"] = usual
+            made.close()
+            made.close_pool()
+
+    def test_it_works_with_server_side_binding(self) -> None:
+        with self.connection_with(server_side_binding=True):
+            self.assertIn("COPY", self.insert()[1])
+
+    @skipUnless(find_spec("psycopg_pool"), "psycopg-pool")
+    def test_it_works_with_djangos_pool(self) -> None:
+        with self.connection_with(pool=True):
+            self.assertIn("COPY", self.insert()[1])
+            with self.assertRaises(IntegrityError):
+                store_for(connection).insert(new_job(priority=1000) for _ in range(COPY_FROM))
+            connection.close()  # gives it back, fit for the next one
+            self.assertEqual(Job.objects.count(), COPY_FROM)
+
+    def test_times_are_kept_without_time_zones(self) -> None:
+        for zone in ("UTC", "America/New_York", "Asia/Kathmandu"):
+            with self.subTest(zone), override_settings(USE_TZ=False, TIME_ZONE=zone):
+                rows, _ = self.insert()
+                self.assertEqual(Job.objects.get(id=rows[7].id).run_at, rows[7].run_at)
+                Job.objects.all().delete()
+
+    def test_nothing_is_copied_under_row_level_security(self) -> None:
+        """PostgreSQL refuses that; INSERT obeys the table's policies."""
+        table, role = Job._meta.db_table, f"durable_tasks_{os.getpid()}"
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(f"CREATE ROLE {role}")
+            cursor.execute(f"GRANT ALL ON {table} TO {role}")
+            cursor.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+            cursor.execute(f"CREATE POLICY everything ON {table} USING (true)")
+            cursor.execute(f"SET LOCAL ROLE {role}")
+            words = self.insert()[1]
+            transaction.set_rollback(True)
+        self.assertIn("INSERT", words)
+        self.assertNotIn("COPY", words)
 
 
 if EXPRESSION_IDS:

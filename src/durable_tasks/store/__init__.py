@@ -1,5 +1,7 @@
 """What the engine asks of a database."""
 
+from functools import cache
+
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .base import Store, StoreNotSupported
@@ -26,7 +28,7 @@ def store_for(connection: BaseDatabaseWrapper, *, own: bool = False) -> Store:
     begin and end transactions as suits it; otherwise it keeps to the caller's.
     Raises ``StoreNotSupported`` for a database or a driver that has no store.
     """
-    return _store_class(connection)(connection, own=own)
+    return _store_class(connection.vendor, connection.alias)(connection, own=own)
 
 
 def own_connection(alias: str) -> BaseDatabaseWrapper:
@@ -38,13 +40,14 @@ def own_connection(alias: str) -> BaseDatabaseWrapper:
     from django.db import connections
 
     made = connections.create_connection(alias)
-    made.settings_dict = _store_class(made).own_settings(made.settings_dict)
+    made.settings_dict = _store_class(made.vendor, alias).own_settings(made.settings_dict)
     return made
 
 
-def _store_class(connection: BaseDatabaseWrapper) -> type[Store]:
+@cache
+def _store_class(vendor: str, alias: str) -> type[Store]:
     # The project's one late import: each store needs its own database's driver.
-    match connection.vendor:
+    match vendor:
         case "postgresql":
             from .postgresql import PostgreSQLStore
 
@@ -58,6 +61,6 @@ def _store_class(connection: BaseDatabaseWrapper) -> type[Store]:
 
             return SQLiteStore
     raise StoreNotSupported(
-        f"The database {connection.alias!r} is of the kind {connection.vendor!r}; durable_tasks "
+        f"The database {alias!r} is of the kind {vendor!r}; durable_tasks "
         "supports PostgreSQL, MySQL, MariaDB and SQLite."
     )

@@ -5,10 +5,10 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -37,8 +37,14 @@ TABLE = Job._meta.db_table
 FIRST_LOOK = 0.005
 # Seconds: for how long after work it looks often if it hears nothing, and how often.
 BUSY_FOR, BUSY_LOOK = 5.0, 0.04
-# Rows of one multi-row INSERT.
+# Rows of one multi-row INSERT, and rows that are held at once.
 INSERT_BATCH = 100
+INSERT_CHUNK = 5000
+
+
+def marks(count: int) -> str:
+    """Return ``count`` placeholders."""
+    return ",".join(["%s"] * count)
 
 
 class StoreNotSupported(ImproperlyConfigured):
@@ -86,31 +92,46 @@ class Store(ABC):
 
     # Insert
 
-    def insert(self, rows: Sequence[NewJob]) -> list[UUID]:
-        """Insert jobs in the caller's transaction and return their ids, in order."""
-        if any(hasattr(row.id, "resolve_expression") for row in rows):
-            return self._insert_expressions(rows)
-        if len(rows) <= INSERT_BATCH:
-            self._insert(rows)
+    def insert(self, rows: Iterable[NewJob]) -> list[UUID]:
+        """Insert jobs, all or none, in the caller's transaction; return their ids, in order.
+
+        Takes the rows in chunks. What they are made from may use the connection, and may raise:
+        then nothing is inserted.
+        """
+        rows = iter(rows)
+        chunk = list(islice(rows, INSERT_CHUNK))
+        if len(chunk) <= 1 or (len(chunk) <= INSERT_BATCH and _have_ids(chunk)):
+            self._insert_chunk(chunk)  # one statement needs no transaction
+            return [row.id for row in chunk]
+        ids = []
+        with self._transaction():
+            while chunk:
+                self._insert_chunk(chunk)
+                ids += [row.id for row in chunk]
+                chunk = list(islice(rows, INSERT_CHUNK))
+        return ids
+
+    def _insert_chunk(self, rows: Sequence[NewJob]) -> None:
+        if _have_ids(rows):
+            self._insert_many(rows)
         else:
-            with self._transaction():
-                for start in range(0, len(rows), INSERT_BATCH):
-                    self._insert(rows[start : start + INSERT_BATCH])
-        return [row.id for row in rows]
+            self._insert_expressions(rows)
 
-    def _insert(self, rows: Sequence[NewJob]) -> None:
-        if not rows:
-            return
-        params = [value for row in rows for value in self._insert_params(row)]
-        with self.connection.cursor() as cursor:
-            cursor.execute(self._INSERT + ",".join([self._INSERT_ROW] * len(rows)), params)
+    def _insert_many(self, rows: Sequence[NewJob]) -> None:
+        for start in range(0, len(rows), INSERT_BATCH):
+            batch = rows[start : start + INSERT_BATCH]
+            params = [value for row in batch for value in self._insert_params(row)]
+            with self.connection.cursor() as cursor:
+                cursor.execute(self._INSERT + ",".join([self._INSERT_ROW] * len(batch)), params)
 
-    _INSERT = f"INSERT INTO {TABLE} ({', '.join(NewJob.__slots__)}) VALUES "
-    _INSERT_ROW = f"({', '.join(['%s'] * len(NewJob.__slots__))})"
+    # Those without a default of the database are 0.
+    _INSERT_COLUMNS = ", ".join([*NewJob.__slots__, "attempts", "lost", "lease"])
+    _INSERT = f"INSERT INTO {TABLE} ({_INSERT_COLUMNS}) VALUES "
+    _INSERT_ROW = f"({marks(len(NewJob.__slots__))},0,0,0)"
 
-    def _insert_params(self, row: NewJob) -> list[Any]:
+    def _insert_params(self, row: NewJob) -> tuple[Any, ...]:
         to_time = self.to_time
-        return [
+        return (
             self.to_id(row.id),
             row.status,
             row.backend_name,
@@ -122,21 +143,16 @@ class Store(ABC):
             to_time(row.run_after),
             to_time(row.run_at),
             to_time(row.enqueued_at),
-            row.attempts,
-            row.lost,
-            row.lease,
-        ]
+        )
 
-    def _insert_expressions(self, rows: Sequence[NewJob]) -> list[UUID]:
-        ids = []
-        with transaction.atomic(using=self.connection.alias, savepoint=False):
-            for row in rows:
-                values = {name: getattr(row, name) for name in NewJob.__slots__}
-                values |= {"args": json.loads(row.args), "kwargs": json.loads(row.kwargs)}
-                job = Job(**values)
-                job.save(using=self.connection.alias, force_insert=True)
-                ids.append(job.id)
-        return ids
+    def _insert_expressions(self, rows: Sequence[NewJob]) -> None:
+        """One by one: the database makes the ids, and each row gets what it made."""
+        for row in rows:
+            values = {name: getattr(row, name) for name in NewJob.__slots__}
+            values |= {"args": json.loads(row.args), "kwargs": json.loads(row.kwargs)}
+            job = Job(**values)
+            job.save(using=self.connection.alias, force_insert=True)
+            row.id = job.id
 
     # Claim, finish, exchange
 
@@ -514,6 +530,6 @@ def _ranges(queues: Queues) -> tuple[list[str], list[Any]]:
     return [*conditions, " AND queue_name > %s"], [*params, backend, excluded[-1]]
 
 
-def marks(count: int) -> str:
-    """Return ``count`` placeholders."""
-    return ",".join(["%s"] * count)
+def _have_ids(rows: Sequence[NewJob]) -> bool:
+    """Return whether the database has to make none of the ids."""
+    return all(isinstance(row.id, UUID) for row in rows)

@@ -30,9 +30,6 @@ class NewJob:
     run_after: datetime | None
     run_at: datetime
     enqueued_at: datetime
-    attempts: int = 0
-    lost: int = 0
-    lease: int = 0
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from .messages import (
     Claim,
     Exchange,
     Finish,
+    NewJob,
     Queues,
     by_writes,
     claim_order,
@@ -43,6 +44,9 @@ _CLAIM_TYPES = {
     **dict.fromkeys(("priority", "lost"), "int2"),
     **dict.fromkeys(_TIMES, "timestamptz"),
 }
+
+# Rows in a chunk from which COPY is used.
+COPY_FROM = 1000
 
 # Pinned for the life of the connection. With stale statistics, which a busy queue always has, the
 # planner otherwise prefers a bitmap scan with a sort, which reads every dead index entry again.
@@ -144,6 +148,36 @@ class PostgreSQLStore(Store):
         from django.db.backends.postgresql.psycopg_any import is_psycopg3
 
         return None if is_psycopg3 else "psycopg 2 is not supported: install psycopg 3."
+
+    def _insert_params(self, row: NewJob) -> tuple[Any, ...]:
+        # As text: the driver takes twice as long for objects.
+        at = str(row.enqueued_at)
+        return (
+            str(row.id),
+            row.status,
+            row.backend_name,
+            row.queue_name,
+            row.priority,
+            row.task_path,
+            row.args,
+            row.kwargs,
+            row.run_after and str(row.run_after),
+            at if row.run_at is row.enqueued_at else str(row.run_at),
+            at,
+        )
+
+    def _insert_many(self, rows: Sequence[NewJob]) -> None:
+        """COPY: three to four times as fast as INSERT for the caller."""
+        if len(rows) < COPY_FROM or self.row("SELECT row_security_active(%s::text)", [TABLE])[0]:
+            super()._insert_many(rows)  # PostgreSQL refuses to COPY under row-level security
+            return
+        with (
+            self.connection.wrap_database_errors,
+            self.connection.cursor() as cursor,
+            cursor.copy(f"COPY {TABLE} ({self._INSERT_COLUMNS}) FROM STDIN") as copy,
+        ):
+            for row in rows:
+                copy.write_row((*self._insert_params(row), 0, 0, 0))
 
     def _exchange(
         self, batch: list[Finish], want: int, queues: Queues, worker_id: str, now: datetime
