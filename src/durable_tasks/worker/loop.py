@@ -25,6 +25,8 @@ logger = logging.getLogger("durable_tasks")
 RESERVE = 0.15
 # Seconds after which work that still waits here goes back for other workers to take.
 MAX_WAIT = 1.0
+# Seconds in which no slot of a kind has become free, until jobs of the other kind are looked for.
+STUCK = 0.1
 # Seconds between two tries when the database is away: the first and the longest pause.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 
@@ -325,11 +327,16 @@ class Loop:
         It may be of the kind whose slots are free; otherwise it is given back at once.
         """
         return (
-            now >= self._probe_at
+            now >= self._next_probe()
             and any(lane.is_free for lane in self._lanes)
             and not any(lane.waits for lane in self._lanes)
             and self._left() > 0
         )
+
+    def _next_probe(self) -> float:
+        """Return when a probe may be due (monotonic): not while slots become free by themselves."""
+        busy = [lane.ended_at + STUCK for lane in self._lanes if not lane.is_free]
+        return max([self._probe_at, *busy])
 
     def _give_back(self, lane: Lane) -> None:
         """Take what has not started out of the pool; the next exchange releases it."""
@@ -350,8 +357,8 @@ class Loop:
                 return 0.0
             if self._room(now) or self._probes(now):
                 until.append(self._look_at)
-            elif now < self._probe_at:
-                until.append(self._probe_at)
+            elif now < self._next_probe():
+                until.append(self._next_probe())
         return max(0.0, min(until) - now)
 
     # Chores
