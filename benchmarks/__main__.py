@@ -3,34 +3,54 @@
 import argparse
 import signal
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
-from benchmarks import drain, flat
+from benchmarks import costs, drain, enqueue, flat, idle, latency, limit, mixed, page
 from benchmarks.bench import Bench, OutOfTime
 from benchmarks.report import Report
 
-MEASURES: dict[str, Callable[[Bench], None]] = {"drain": drain.run, "flat": flat.run}
+MEASURES: dict[str, Callable[[Bench], None]] = {
+    "drain": drain.run,
+    "limit": limit.run,
+    "enqueue": enqueue.run,
+    "latency": latency.run,
+    "mixed": mixed.run,
+    "idle": idle.run,
+    "costs": costs.run,
+    "flat": flat.run,
+}
 
 # Seconds that a whole run may take, the making of the peers' environments not counted.
-QUICK_SECONDS, FULL_SECONDS = 50, 570
+QUICK_SECONDS, FULL_SECONDS = 52, 1450
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small numbers, under a minute")
+    parser.add_argument("--peers", action="store_true", help="all peers in a quick run as well")
     parser.add_argument("--only", choices=MEASURES, help="run one measure")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="write the last full run's figures into a page"
+    )
     given = parser.parse_args(arguments)
+    if given.page:
+        return page.write(given.page)
     signal.signal(signal.SIGTERM, leave)
     report = Report(quick=given.quick)
     report.head()
-    with Bench(report, given.quick, QUICK_SECONDS if given.quick else FULL_SECONDS) as bench:
+    seconds = QUICK_SECONDS if given.quick and not given.peers else FULL_SECONDS
+    with Bench(report, given.quick, seconds, all_peers=given.peers) as bench:
         for name, measure in MEASURES.items():
             if given.only in (None, name):
+                began = time.monotonic()
                 try:
                     measure(bench)
                 except OutOfTime:
                     report.left_out(f"the rest of {name}", "the run's time is up.")
+                report.took(name, time.monotonic() - began)
     report.save()
     return 1 if report.failed else 0
 

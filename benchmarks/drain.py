@@ -1,36 +1,51 @@
-"""How fast one worker process drains a queue of no-op tasks on PostgreSQL, beside its peers."""
+"""How fast workers drain a queue of no-op tasks: ours, on each database, beside their peers."""
 
-import time
-from collections.abc import Mapping
+from collections import defaultdict
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from benchmarks.bench import Bench, CommandFailed, execute, shown
-from benchmarks.contenders import OURS, PEERS, Contender, ensure_environment
-from tests.servers import Missing
+from benchmarks.bench import Bench, CommandFailed
+from benchmarks.contenders import (
+    DJANGO_TASKS_DB,
+    OURS,
+    OURS_MYSQL,
+    OURS_QUIET,
+    OURS_SQLITE,
+    OURS_SQLITE_QUIET,
+    OURS_TWO,
+    VARIANTS,
+    Contender,
+)
+from benchmarks.processes import CoreWatch
+from benchmarks.setups import DrainFailed, Setup, peers, prepared
 
 FULL_ROUNDS, QUICK_ROUNDS = 5, 1
-# Our rate divided by that of the first peer, each with its default settings.
-TARGETS = {"sync": 10, "async": 15}
-
-SETUP_SECONDS = 60
+# The peers are slower and the targets leave room: fewer are enough.
+PEER_ROUNDS = 3
 DRAIN_SECONDS = 90
 
-
-class DrainFailed(Exception):
-    """A worker ended, but not all jobs did."""
+# Jobs per second that our worker shall reach, by contender and kind of task.
+TARGETS = {
+    (OURS, "sync"): 16_000,
+    (OURS_QUIET, "sync"): 20_000,
+    (OURS, "async"): 16_000,
+    (OURS_MYSQL, "sync"): 8_000,
+    (OURS_SQLITE, "sync"): 14_000,
+    (OURS_SQLITE_QUIET, "sync"): 20_000,
+}
+TIMES_DJANGO_TASKS_DB = 40
+# Two processes shall be so many times as fast as one, or keep the cores so busy (percent).
+TIMES_ONE_PROCESS, CORES_BUSY = 1.15, 90
 
 
 @dataclass(slots=True)
 class Rates:
-    """Jobs per second and the wall clock of each round, for one contender and kind of task."""
+    """Each round's jobs per second and how busy the cores were."""
 
-    contender: Contender
-    kind: str
     jobs: int
     rates: list[float] = field(default_factory=list)
-    walls: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
@@ -42,151 +57,129 @@ def run(bench: Bench) -> None:
     rounds = QUICK_ROUNDS if bench.quick else FULL_ROUNDS
     part = bench.report.section(
         "drain",
-        "no-op tasks that return their argument, results kept, one worker process",
+        "no-op tasks that return their argument, drained by one worker",
         rounds=rounds,
         commands={},
         results=[],
-        ratios=[],
     )
+    bench.report.note(
+        f"medians of {rounds} rounds, {min(rounds, PEER_ROUNDS)} for peers; from the first start "
+        "to the last end that the rows tell"
+    )
+    setups = prepared(bench, *VARIANTS, *peers(bench))
+    for contender, setup in setups.items():
+        part["commands"][contender.name] = setup.words(*(contender.once or ()))
+    measured: dict[tuple[Contender, str], Rates] = {}
     try:
-        part["server"] = bench.server("postgres").version
-    except Missing as missing:
-        bench.report.left_out("drain on PostgreSQL", str(missing))
-        return
-    bench.report.note(f"{part['server']}; rates are medians of {rounds}, process start excluded")
-    databases = {}
-    for contender in (OURS, *PEERS):
-        try:
-            databases[contender] = {"default": prepare(bench, contender)}
-        except CommandFailed as error:
-            bench.report.left_out(contender.name, str(error), failed=contender is OURS)
-        else:
-            part["commands"][contender.name] = shown(command(contender))
-    measured = {
-        (contender.name, kind): Rates(contender, kind, contender.jobs[bench.quick])
-        for kind in TARGETS
-        for contender in databases
-    }
-    try:
-        for _ in range(rounds):
-            one_round(bench, measured, databases)
+        for number in range(rounds):
+            if number == PEER_ROUNDS:
+                setups = {who: setup for who, setup in setups.items() if who in VARIANTS}
+            one_round(bench, setups, measured)
     finally:
         # What was measured before the time was up is worth showing.
-        show(bench, part, [rates for rates in measured.values() if rates.rates])
-
-
-def command(contender: Contender) -> list[str]:
-    return [contender.python, "-m", "django", *contender.worker]
-
-
-def prepare(bench: Bench, contender: Contender) -> dict[str, Any]:
-    """Install a contender and make its database with its tables."""
-    ensure_environment(bench, contender)
-    entry = {**bench.make_database("postgres"), **contender.database}
-    python(bench, contender, {"default": entry}, "-m", "django", "migrate", "-v0")
-    return entry
-
-
-def python(
-    bench: Bench,
-    contender: Contender,
-    databases: Mapping[str, Any],
-    *words: str,
-    timeout: float = SETUP_SECONDS,
-) -> None:
-    bench.run(
-        [contender.python, *words],
-        project=contender.project,
-        databases=databases,
-        timeout=timeout,
-        path=contender.path,
-    )
+        show(bench, part, measured)
 
 
 def one_round(
-    bench: Bench, measured: dict[tuple[str, str], Rates], databases: dict[Contender, Any]
+    bench: Bench, setups: dict[Contender, Setup], measured: dict[tuple[Contender, str], Rates]
 ) -> None:
     """Drain once for each contender and kind; one that fails is out of all further rounds."""
-    for key, rates in list(measured.items()):
-        contender = rates.contender
-        try:
-            rate, wall = drain(bench, contender, databases[contender], rates.kind, rates.jobs)
-        except (CommandFailed, DrainFailed) as error:
-            what = f"{contender.name} ({rates.kind})"
-            bench.report.left_out(what, str(error), failed=contender is OURS)
-            del measured[key]
-        else:
+    for contender, setup in list(setups.items()):
+        kinds = contender.kinds[:1] if bench.quick and contender is not OURS else contender.kinds
+        for kind in kinds:
+            rates = measured.setdefault((contender, kind), Rates(contender.jobs[bench.quick]))
+            try:
+                rate, busy = drain(setup, kind, rates.jobs)
+            except (CommandFailed, DrainFailed) as error:
+                ours = contender in VARIANTS
+                bench.report.left_out(f"{contender.name} ({kind})", str(error), failed=ours)
+                setups.pop(contender, None)
+                break
             rates.rates.append(rate)
-            rates.walls.append(wall)
+            rates.busy += [busy] if busy is not None else []
 
 
-def drain(
-    bench: Bench, contender: Contender, databases: Mapping[str, Any], kind: str, jobs: int
-) -> tuple[float, float]:
-    """Enqueue jobs and let a worker drain them; return jobs per second and wall clock seconds.
+def drain(setup: Setup, kind: str, jobs: int) -> tuple[float, float | None]:
+    """Enqueue jobs and let a worker drain them; return jobs per second and how busy the cores were.
 
-    The rate is of the time between the first start and the last finish that the rows tell. Raises
-    ``CommandFailed``, and ``DrainFailed`` if a job did not end well or its result is not kept.
+    Raises ``CommandFailed``, and ``DrainFailed`` if a job did not end well.
     """
-    entry = databases["default"]
-    execute(entry, f"TRUNCATE {contender.table}")
-    python(bench, contender, databases, "-m", "enqueue", kind, str(jobs))
-    began = time.monotonic()
-    python(bench, contender, databases, *command(contender)[1:], timeout=DRAIN_SECONDS)
-    wall = time.monotonic() - began
-    kept, seconds = execute(
-        entry,
-        "SELECT count(*) FILTER (WHERE status = 'SUCCESSFUL' AND return_value IS NOT NULL),"
-        " extract(epoch FROM max(finished_at) - min(started_at))::float"
-        f" FROM {contender.table}",
-    )
-    if kept != jobs:
-        raise DrainFailed(f"{kept} of {jobs} jobs ended well with a result.")
-    return jobs / seconds, wall
+    contender = setup.contender
+    setup.empty()
+    setup.run("enqueue", kind, str(jobs))
+    with CoreWatch() as cores:
+        if contender.once is None:
+            with setup.worker() as worker:
+                setup.wait_until_ended(jobs, worker, DRAIN_SECONDS)
+        else:
+            setup.run_worker(*contender.once, timeout=DRAIN_SECONDS)
+    ended = setup.ended()
+    if ended.count != jobs:
+        raise DrainFailed(f"{ended.count} of {jobs} jobs ended well.")
+    return jobs / ended.seconds, cores.percent(ended.first, ended.last)
 
 
-def show(bench: Bench, part: dict[str, Any], measured: list[Rates]) -> None:
+def show(bench: Bench, part: dict[str, Any], measured: dict[tuple[Contender, str], Rates]) -> None:
     rows = []
-    for rates in measured:
-        low, high = min(rates.rates), max(rates.rates)
+    rates_of: dict[str, dict[Contender, Rates]] = defaultdict(dict)
+    for (contender, kind), rates in measured.items():
+        if not rates.rates:
+            continue
+        rates_of[kind][contender] = rates
+        busy = median(rates.busy) if rates.busy else None
         rows.append(
             [
-                rates.contender.name,
-                rates.kind,
+                contender.name,
+                kind,
                 f"{rates.jobs:,}",
-                str(len(rates.rates)),
                 f"{rates.rate:,.0f}",
-                f"{low:,.0f}-{high:,.0f}",
-                f"{median(rates.walls):.2f}",
+                f"{min(rates.rates):,.0f}-{max(rates.rates):,.0f}",
+                "-" if busy is None else f"{busy:.0f} %",
             ]
         )
         part["results"].append(
             {
-                "contender": rates.contender.name,
-                "requirement": rates.contender.requirement or "this checkout",
-                "task": rates.kind,
+                "contender": contender.name,
+                "requirement": contender.requirement or "this checkout",
+                "note": contender.note,
+                "task": kind,
                 "jobs": rates.jobs,
                 "jobs_per_second": [round(rate, 1) for rate in rates.rates],
-                "wall_seconds_with_start": [round(wall, 3) for wall in rates.walls],
                 "median_jobs_per_second": round(rates.rate, 1),
+                "cores_busy_percent": busy,
             }
         )
-    bench.report.table(
-        ["worker", "task", "jobs", "rounds", "jobs/s", "range", "s with start"], rows
-    )
-    for kind, target in TARGETS.items():
-        by_contender = {rates.contender: rates.rate for rates in measured if rates.kind == kind}
-        if OURS not in by_contender:
-            continue
-        ours = by_contender.pop(OURS)
-        for peer, rate in by_contender.items():
-            ratio = ours / rate
-            text = f"{kind}: {ratio:.1f} times {peer.name}"
-            verdict = None
-            if peer is PEERS[0]:
-                verdict = "met" if ratio >= target else "MISSED"
-                text += f" (target {target}: {verdict})"
-            bench.report.note(text)
-            part["ratios"].append(
-                {"task": kind, "peer": peer.name, "ratio": round(ratio, 2), "verdict": verdict}
-            )
+    bench.report.table(["worker", "task", "jobs", "jobs/s", "range", "cores busy"], rows)
+    judge(bench, rates_of)
+
+
+def judge(bench: Bench, rates_of: dict[str, dict[Contender, Rates]]) -> None:
+    """Compare with the targets."""
+    for (contender, kind), target in TARGETS.items():
+        if contender in rates_of[kind]:
+            rate = rates_of[kind][contender].rate
+            bench.report.target(f"{contender.name}, {kind}", rate, at_least=target, unit="/s")
+    sync = rates_of["sync"]
+    if OURS in sync and DJANGO_TASKS_DB in sync:
+        ratio = sync[OURS].rate / sync[DJANGO_TASKS_DB].rate
+        bench.report.target(
+            "drain beside django-tasks-db, each with its defaults",
+            ratio,
+            at_least=TIMES_DJANGO_TASKS_DB,
+            unit=" times",
+        )
+    if OURS in rates_of["async"]:
+        ours = rates_of["async"][OURS].rate
+        for peer, rates in rates_of["async"].items():
+            if peer.project == "pgqueuer_app":
+                bench.report.target(
+                    f"async, beside {peer.name}", ours / rates.rate, at_least=1, unit=" times"
+                )
+    if OURS in sync and OURS_TWO in sync:
+        ratio, busy = sync[OURS_TWO].rate / sync[OURS].rate, sync[OURS_TWO].busy
+        if ratio < TIMES_ONE_PROCESS and busy:
+            what = "2 processes: cores busy"
+            bench.report.target(what, median(busy), at_least=CORES_BUSY, unit=" %")
+        else:
+            what = "2 processes beside one"
+            bench.report.target(what, ratio, at_least=TIMES_ONE_PROCESS, unit=" times")

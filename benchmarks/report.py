@@ -22,13 +22,17 @@ class Report:
 
     def __init__(self, *, quick: bool) -> None:
         self.failed = False
+        self._part: dict[str, Any] = {}
         self.data: dict[str, Any] = {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "quick": quick,
             "commit": commit(),
             "machine": machine(),
             "versions": versions(),
+            "servers": {},
             "measures": {},
+            "seconds": {},
+            "targets": [],
             "left_out": [],
         }
 
@@ -43,12 +47,13 @@ class Report:
     def section(self, name: str, title: str, **facts: Any) -> dict[str, Any]:
         """Begin a measure; return its part of the JSON, to add to."""
         print(f"\n=== {name}: {title}", flush=True)
-        part: dict[str, Any] = {"title": title, **facts}
+        self._part = part = {"title": title, **facts}
         self.data["measures"][name] = part
         return part
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table: the first column to the left, numbers to the right."""
+        """Print a table and keep it for the page: the first column to the left, numbers right."""
+        self._part.setdefault("tables", []).append({"heads": list(heads), "rows": list(rows)})
         lines = [list(heads), *map(list, rows)]
         widths = [max(len(line[at]) for line in lines) for at in range(len(heads))]
         for line in lines:
@@ -59,7 +64,33 @@ class Report:
             print("  ".join([first, *rest]).rstrip(), flush=True)
 
     def note(self, text: str) -> None:
+        """Print a line and keep it for the page."""
+        if text:
+            self._part.setdefault("tables", []).append({"note": text.strip()})
         print(text, flush=True)
+
+    def target(
+        self,
+        what: str,
+        value: float,
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        unit: str = "",
+    ) -> None:
+        """Compare a figure with what this project wants to reach."""
+        met = value >= at_least if at_least is not None else value <= (at_most or 0)
+        word, bound = ("at least", at_least) if at_least is not None else ("at most", at_most)
+        text = f"{word} {figure(bound)}{unit}"
+        self.data["targets"].append(
+            {"what": what, "value": round(value, 3), "unit": unit, "target": text, "met": met}
+        )
+        verdict = "met" if met else "MISSED"
+        print(f"{what}: {figure(value)}{unit} (target: {text}: {verdict})", flush=True)
+
+    def took(self, name: str, seconds: float) -> None:
+        """Note how long a measure took."""
+        self.data["seconds"][name] = round(seconds)
 
     def left_out(self, what: str, why: str, *, failed: bool = False) -> None:
         """Say what could not be measured. ``failed``: something of ours is broken."""
@@ -74,7 +105,18 @@ class Report:
         stamp = self.data["date"].replace(":", "").replace("+0000", "")
         file = RESULTS / f"{stamp}-{kind}.json"
         file.write_text(json.dumps(self.data, indent=2) + "\n")
-        print(f"\nWritten to {file.relative_to(ROOT)}")
+        took = ", ".join(f"{name} {number}" for name, number in self.data["seconds"].items())
+        print(f"\nSeconds: {took}")
+        print(f"Written to {file.relative_to(ROOT)}")
+
+
+def figure(value: float | None) -> str:
+    """Return a number with as many digits as matter."""
+    if value is None:
+        return "-"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.2f}".rstrip("0").rstrip(".") if abs(value) < 10 else f"{value:.1f}"
 
 
 def versions() -> dict[str, str]:

@@ -1,3 +1,7 @@
+import time
+from typing import Any
+
+from clock import note
 from django.tasks import task, task_backends
 
 
@@ -11,6 +15,25 @@ async def async_task(value: int) -> int:
     return value
 
 
+@task
+def clock_task(mark: int) -> None:
+    note(mark)
+
+
+@task
+def slow_task(mark: int) -> None:
+    if mark >= 0:
+        note(mark)
+    time.sleep(0.2)
+
+
+TASKS = {"sync": sync_task, "async": async_task, "clock": clock_task, "slow": slow_task}
+
+
 def enqueue(kind: str, count: int) -> None:
-    task = {"sync": sync_task, "async": async_task}[kind]
+    task = TASKS[kind]
     task_backends["default"].enqueue_many([(task, [value], {}) for value in range(count)])
+
+
+def send(kind: str, value: Any) -> None:
+    TASKS[kind].enqueue(value)

@@ -1,0 +1,48 @@
+"""``python -m replay FILE``: send what ``record`` kept once more, with nothing but the driver.
+
+The rows are made as they were, so that the same statements claim and finish the same jobs with
+the same fences. Prints JSON: how many jobs ended, the seconds, and each statement's jobs.
+"""
+
+import json
+import pickle
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import django
+
+django.setup()
+
+import psycopg  # noqa: E402
+from django.db import connection  # noqa: E402
+
+from durable_tasks.models import Job  # noqa: E402
+from durable_tasks.store import own_connection  # noqa: E402
+
+TABLE = Job._meta.db_table
+
+
+def main(file: Path) -> dict[str, Any]:
+    with connection.cursor() as cursor:
+        cursor.execute(f"TRUNCATE {TABLE}")
+        cursor.execute(f"INSERT INTO {TABLE} SELECT * FROM bench_jobs")
+    sent = pickle.loads(file.read_bytes())
+    own = own_connection("default")
+    own.ensure_connection()
+    own.set_autocommit(True)
+    batches = []
+    # The driver's plain cursor; its connection is set up as the worker's own.
+    raw = psycopg.Cursor(own.connection)
+    began = time.perf_counter()
+    for sql, params in sent:
+        batches.append(len(raw.execute(sql, params).fetchall()))
+    seconds = time.perf_counter() - began
+    own.close()
+    ended = Job.objects.filter(status="SUCCESSFUL").count()
+    return {"ended": ended, "seconds": seconds, "rows": batches}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]))))
