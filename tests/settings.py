@@ -4,6 +4,8 @@
 `DURABLE_TASKS_POSTGRES_URL` and `DURABLE_TASKS_MYSQL_URL` say where the server is.
 `DURABLE_TASKS_TEST_DB_NAME` and `DURABLE_TASKS_TEST_OTHER_NAME` point a second process,
 such as a real worker, at the databases of the test that started it;
+`DURABLE_TASKS_TEST_DIRECT_URL` adds a second way to its first one, as the alias `direct`.
+`DURABLE_TASKS_TEST_DATABASE` (JSON) gives it other settings for it, such as CONN_MAX_AGE.
 `DURABLE_TASKS_TEST_OPTIONS` (JSON) and `DURABLE_TASKS_TEST_ROUTERS` (commas) give it that test's
 OPTIONS and DATABASE_ROUTERS.
 """
@@ -53,6 +55,14 @@ DATABASES = {
     "default": database(RUN, "DURABLE_TASKS_TEST_DB_NAME"),
     "other": database(f"{RUN}_other", "DURABLE_TASKS_TEST_OTHER_NAME"),
 }
+changes = json.loads(os.environ.get("DURABLE_TASKS_TEST_DATABASE") or "{}")
+DATABASES["default"] |= {
+    name: {**DATABASES["default"].get(name, {}), **value} if name == "OPTIONS" else value
+    for name, value in changes.items()
+}
+if direct := os.environ.get("DURABLE_TASKS_TEST_DIRECT_URL"):
+    name = DATABASES["default"]["NAME"]
+    DATABASES["direct"] = database_from_url(direct) | {"NAME": name}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 INSTALLED_APPS = [

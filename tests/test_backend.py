@@ -488,6 +488,20 @@ class DecoratorTests(TestCase):
     def test_an_impossible_option_is_an_invalid_task(self):
         with self.assertRaisesMessage(InvalidTask, 'on_worker_lost must be "retry" or "fail"'):
             task(on_worker_lost="ignore")(tasks.no_task)
+        for options, text in (
+            ({"max_attempts": 0}, "max_attempts must be a whole number above 0, not 0."),
+            ({"max_attempts": True}, "max_attempts must be a whole number above 0, not True."),
+            ({"backoff": 5}, "backoff must be a callable, not 5."),
+            ({"retry_on": "ValueError"}, "retry_on must be exception classes, not 'ValueError'."),
+            ({"give_up_on": (int,)}, "give_up_on must be exception classes"),
+            ({"timeout": 0}, "timeout must be above 0."),
+            ({"timeout": "5"}, "timeout must be seconds or a timedelta, not '5'."),
+        ):
+            with self.subTest(options), self.assertRaisesMessage(InvalidTask, text):
+                task(**options)(tasks.no_task)
+        with self.assertRaisesMessage(InvalidTask, "atomic=True is for sync tasks"):
+            task(atomic=True)(tasks.no_async_task)
+        self.assertEqual(task(retry_on=KeyError)(tasks.no_task).retry_on, (KeyError,))
 
     def test_only_functions_at_module_level_are_tasks(self):
         with self.assertRaises(InvalidTask):

@@ -9,6 +9,7 @@ from django.test import SimpleTestCase
 from django.utils import timezone
 
 from durable_tasks.execute import Executor
+from durable_tasks.options import Options
 from durable_tasks.store import Claim
 
 from .app import tasks
@@ -45,7 +46,8 @@ class ExecutorTests(SimpleTestCase):
             backend_name="default",
             worker_id="w",
             now=lambda: NOW,
-            max_result_size=1000,
+            options=Options(max_result_size=1000),
+            database="default",
             on_start=lambda claim, at: self.started.append((claim, at, threading.get_ident())),
         )
 

@@ -10,6 +10,7 @@ from django.utils import timezone
 from durable_tasks.compat import TaskResultStatus, task_backends
 from durable_tasks.execute import Executor
 from durable_tasks.models import Job
+from durable_tasks.options import Options
 from durable_tasks.results import to_result
 from durable_tasks.store import Claim, Queues, store_for
 
@@ -43,7 +44,8 @@ class OneTaskTests(TestCase):
             backend_name="default",
             worker_id="by hand",
             now=timezone.now,
-            max_result_size=1000,
+            options=Options(max_result_size=1000),
+            database="default",
             on_start=lambda claim, started_at: started.put(claim),
         )
         finish = executor.execute(claims[0])

@@ -57,6 +57,10 @@ class OptionsTests(SimpleTestCase):
     def test_a_value_of_the_wrong_type_or_size_is_refused_and_shown(self) -> None:
         nan, inf = float("nan"), float("inf")
         cases: dict[str, list[Any]] = {
+            "max_lost": [0, "3", None, 1.5, True],
+            "max_attempts": [0, "3", None, 1.5, True],
+            "backoff": [3, None, ""],
+            "timeout": [0, "30", -1, nan, True],
             "worker_timeout": ["30", None, True, 0, 0.9, -1, nan, inf, -inf, [30]],
             "max_result_size": ["1", None, True, 0, -1, 1.0, inf],
             "id_function": ["", None, 42, b"uuid.uuid4", ["uuid.uuid4"]],

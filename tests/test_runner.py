@@ -1,5 +1,6 @@
 """A worker inside another program."""
 
+import subprocess
 import threading
 
 from django.test import override_settings
@@ -9,8 +10,12 @@ from durable_tasks.models import Worker
 
 from .app import tasks
 from .helpers import (
+    PATIENCE,
+    ROOT,
     WorkerTestCase,
+    command,
     ended,
+    environment,
     from_django,
     held,
     let_go,
@@ -84,6 +89,19 @@ class RunnerTests(WorkerTestCase):
 
 
 class TaskrunnerTests(WorkerTestCase):
+    def test_without_schedules_it_runs_what_is_enqueued(self):
+        result = tasks.hold.using(queue_name="any").enqueue("x")
+        process = subprocess.Popen(
+            command("taskrunner", "--no-periodic", "-w", "2"), cwd=ROOT, env=environment()
+        )
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        held("x")
+        process.terminate()
+        let_go()
+        self.assertEqual(process.wait(PATIENCE), 0)
+        self.assertEqual(result.job.status, "SUCCESSFUL")
+
     def test_bad_values_are_one_line(self):
         for arguments, text in (
             (["-w", "0"], "must be a whole number above 0"),

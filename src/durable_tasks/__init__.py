@@ -10,24 +10,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .backend import DatabaseBackend
     from .exceptions import (
+        Cancel,
         CannotWait,
         DurableTasksError,
         NotSerializable,
         RefusedByDatabase,
         ResultTimeout,
         ResultTooLarge,
+        Retry,
+        Snooze,
         TaskCancelled,
         TaskNotFound,
+        TaskTimeout,
         WorkerIdInUse,
         WorkerLost,
     )
     from .results import DurableTaskResult
+    from .retry import exponential, fixed, steps
     from .runner import Runner
     from .tasks import DurableTask, task
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Cancel": "exceptions",
     "CannotWait": "exceptions",
     "DatabaseBackend": "backend",
     "DurableTask": "tasks",
@@ -37,15 +43,22 @@ _HOMES = {
     "RefusedByDatabase": "exceptions",
     "ResultTimeout": "exceptions",
     "ResultTooLarge": "exceptions",
+    "Retry": "exceptions",
     "Runner": "runner",
+    "Snooze": "exceptions",
     "TaskCancelled": "exceptions",
     "TaskNotFound": "exceptions",
+    "TaskTimeout": "exceptions",
     "WorkerIdInUse": "exceptions",
     "WorkerLost": "exceptions",
+    "exponential": "retry",
+    "fixed": "retry",
+    "steps": "retry",
     "task": "tasks",
 }
 
 __all__ = [
+    "Cancel",
     "CannotWait",
     "DatabaseBackend",
     "DurableTask",
@@ -55,11 +68,17 @@ __all__ = [
     "RefusedByDatabase",
     "ResultTimeout",
     "ResultTooLarge",
+    "Retry",
     "Runner",
+    "Snooze",
     "TaskCancelled",
     "TaskNotFound",
+    "TaskTimeout",
     "WorkerIdInUse",
     "WorkerLost",
+    "exponential",
+    "fixed",
+    "steps",
     "task",
 ]
 

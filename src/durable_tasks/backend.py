@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from sys import intern
@@ -154,6 +155,22 @@ class DatabaseBackend(BaseTaskBackend):
                 "before it commits. Wait after the block; in tests, use TransactionTestCase."
             )
         return str(status)
+
+    def watch(
+        self, result_id: str, wake: Callable[[], object]
+    ) -> AbstractContextManager[Callable[[], None]]:
+        """Call ``wake``, from another thread, when it is time to look at a job that may have ended.
+
+        So long as the returned block lasts, and where notifications tell. It gives a function to
+        call before each pause between two looks.
+        """
+        store = self._store()
+        if not (store.notifies and self.durable_options.notify):
+            return nullcontext(lambda: None)
+        from .store.waits import listener  # late, as in _engine
+
+        alias = self.durable_options.listen_database or store.connection.alias
+        return listener(alias).watch(UUID(result_id), wake)
 
     def prepare(
         self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]

@@ -1,37 +1,62 @@
 """Running one claim: whatever the task does, the outcome is a ``Finish``."""
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
 
+from asgiref.sync import sync_to_async
+from django.db import connections, transaction
+
 from .compat import AnyTask, TaskContext, TaskResultStatus
-from .exceptions import ResultTooLarge, TaskNotFound
-from .results import DurableTaskResult, as_enqueued, dumps, find_task, make_result
+from .exceptions import Cancel, ResultTooLarge, Snooze, TaskCancelled, TaskNotFound
+from .options import Options
+from .results import DurableTaskResult, as_enqueued, dumps, find_task, make_result, shown_as
+from .retry import Policy, seconds_of
 from .statuses import JobStatus
-from .store import Claim, Finish
+from .store import Claim, Finish, store_for
+
+logger = logging.getLogger("durable_tasks")
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a task path leads to: a task, or the error that says why not."""
+    """What a task path leads to: a task and its rules, or the error that says why not."""
 
     task: AnyTask | None
     error: TaskNotFound | None
-    is_async: bool
-    func: Callable[..., Any] | None
-    takes_context: bool
+    policy: Policy
+    is_async: bool = False
+    func: Callable[..., Any] | None = None
+    takes_context: bool = False
+    timeout: float | None = None  # seconds
+    atomic: bool = False
+    fails_if_lost: bool = False
+
+
+def is_marked(claim: Claim, *, fails: bool) -> bool:
+    """Return whether the start of this run is written before it begins.
+
+    So it is where a lost run decides something: the job may be what ended its worker, or must not
+    run twice (``fails``). Otherwise it would cost each job a round trip.
+    """
+    return claim.lost > 0 or fails
+
+
+class _NotOurs(Exception):
+    """Another worker has the job: what this run wrote is to be undone."""
 
 
 class Executor:
     """Runs claims for one worker.
 
     ``backend_name``: the alias whose jobs these are. ``worker_id``: written into errors.
-    ``now``: returns the time to write. ``max_result_size``: bytes of JSON a return value may take.
-    ``on_start``: called in the thread that runs the task, just before.
+    ``now``: returns the time to write. ``options``: the backend's. ``database``: the alias of the
+    jobs' database. ``on_start``: called in the thread that runs the task, just before.
     """
 
     def __init__(
@@ -40,14 +65,17 @@ class Executor:
         backend_name: str,
         worker_id: str,
         now: Callable[[], datetime],
-        max_result_size: int,
+        options: Options,
+        database: str,
         on_start: Callable[[Claim, datetime], None],
     ) -> None:
         self.backend_name = backend_name
         self.worker_id = worker_id
         self.now = now
-        self.max_result_size = max_result_size
+        self.options = options
+        self.database = database
         self.on_start = on_start
+        self._policy = Policy(options.max_attempts, options.make_delay)
         self._resolved: dict[str, Resolved] = {}
 
     def resolve(self, path: str) -> Resolved:
@@ -58,43 +86,114 @@ class Executor:
                 task = find_task(path)
             except TaskNotFound as error:
                 # Not kept: the next deploy of a plugin may bring it.
-                return Resolved(None, error, False, None, False)
-            resolved = self._resolved[path] = Resolved(
-                task, None, iscoroutinefunction(task.func), task.func, task.takes_context
-            )
+                return Resolved(None, error, self._policy)
+            resolved = self._resolved[path] = self._rules_of(task)
         return resolved
+
+    def _rules_of(self, task: AnyTask) -> Resolved:
+        def rule(name: str, otherwise: Any = None) -> Any:  # a task of another backend has none
+            value = getattr(task, name, None)
+            return otherwise if value is None else value
+
+        timeout = rule("timeout", self.options.timeout)
+        policy = Policy(
+            rule("max_attempts", self._policy.max_attempts),
+            rule("backoff", self._policy.backoff),
+            rule("retry_on", ()),
+            rule("give_up_on", ()),
+        )
+        return Resolved(
+            task,
+            None,
+            policy,
+            is_async=iscoroutinefunction(task.func),
+            func=task.func,
+            takes_context=task.takes_context,
+            timeout=None if timeout is None else seconds_of(timeout, "timeout"),
+            atomic=rule("atomic", False),
+            fails_if_lost=rule("on_worker_lost") == "fail",
+        )
 
     def execute(self, claim: Claim) -> Finish:
         """Run a claim of a sync task in this thread."""
         started_at = self.now()
+        resolved = self.resolve(claim.task_path)
+        if is_marked(claim, fails=resolved.fails_if_lost) and not self._may_start(claim):
+            return Finish.released(claim)
         try:
-            func, args, kwargs = self._call(claim, started_at)
+            func, args, kwargs = self._call(resolved, claim, started_at)
             self.on_start(claim, started_at)
+            if resolved.atomic:
+                return self._execute_atomic(claim, partial(func, *args, **kwargs), started_at)
             value = func(*args, **kwargs)
             return self._succeeded(claim, value, started_at)
         except BaseException as error:  # SystemExit and KeyboardInterrupt are the task's, too
-            return self._failed(claim, error, started_at)
+            return self._raised(resolved, claim, error, started_at)
 
     async def aexecute(self, claim: Claim) -> Finish:
         """Run a claim of an async task in this event loop."""
         started_at = self.now()
+        resolved = self.resolve(claim.task_path)
+        marked = is_marked(claim, fails=resolved.fails_if_lost)
+        if marked and not await sync_to_async(self._may_start)(claim):
+            return Finish.released(claim)
         try:
-            func, args, kwargs = self._call(claim, started_at)
+            func, args, kwargs = self._call(resolved, claim, started_at)
             self.on_start(claim, started_at)
             value = await func(*args, **kwargs)
             return self._succeeded(claim, value, started_at)
         except BaseException as error:
-            return self._failed(claim, error, started_at)
+            return self._raised(resolved, claim, error, started_at)
+
+    def _may_start(self, claim: Claim) -> bool:
+        """Write that the run begins, on this thread's connection; return whether it may."""
+        try:
+            return store_for(connections[self.database]).mark_started(claim)
+        except Exception as error:
+            logger.warning(
+                "The start of job %s can't be written; it goes back: %s",
+                claim.id,
+                str(error).strip(),
+                extra={"job_id": str(claim.id), "worker_id": self.worker_id},
+            )
+            return False
+
+    def _execute_atomic(
+        self, claim: Claim, call: Callable[[], Any], started_at: datetime
+    ) -> Finish:
+        """Run the task in a transaction that ends with writing its completion."""
+        finish: Finish | None = None
+        committed: list[bool] = []
+        try:
+            with transaction.atomic(using=self.database, durable=True):
+                # The first to hear of the commit: what the task has registered may raise.
+                transaction.on_commit(partial(committed.append, True), using=self.database)
+                finish = self._succeeded(claim, call(), started_at).in_transaction()
+                store = store_for(connections[self.database])
+                if not store.complete(finish, finish.finished_at or started_at):
+                    raise _NotOurs
+        except _NotOurs:
+            assert finish is not None
+        except BaseException:
+            if not committed or finish is None:
+                raise
+            logger.exception(
+                "Job %s of %s has committed; a function that it registered for afterwards failed.",
+                claim.id,
+                claim.task_path,
+                extra={"job_id": str(claim.id), "worker_id": self.worker_id},
+            )
+        finish.saved = True
+        return finish
 
     def _call(
-        self, claim: Claim, started_at: datetime
+        self, resolved: Resolved, claim: Claim, started_at: datetime
     ) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]:
-        resolved = self.resolve(claim.task_path)
         if resolved.func is None:
             assert resolved.error is not None
             raise resolved.error
-        args = json.loads(claim.args)
-        kwargs = json.loads(claim.kwargs)
+        args = json.loads(claim.args) if claim.args != "[]" else []
+        kwargs = json.loads(claim.kwargs) if claim.kwargs != "{}" else {}
         if resolved.takes_context:
             result = self.result_at_start(claim, started_at)
             args.insert(0, TaskContext(task_result=result))
@@ -102,24 +201,45 @@ class Executor:
 
     def _succeeded(self, claim: Claim, value: Any, started_at: datetime) -> Finish:
         text = None if value is None else dumps(value, "The return value")
-        if text is not None and len(text) > self.max_result_size // 4:
+        if text is not None and len(text) > self.options.max_result_size // 4:
             size = len(text.encode())
-            if size > self.max_result_size:
+            if size > self.options.max_result_size:
                 raise ResultTooLarge(
                     f"The return value takes {size} bytes of JSON; "
-                    f'OPTIONS["max_result_size"] allows {self.max_result_size}. '
+                    f'OPTIONS["max_result_size"] allows {self.options.max_result_size}. '
                     "Store it elsewhere and return where it is."
                 )
         return Finish.succeeded(claim, text, started_at=started_at, finished_at=self.now())
 
-    def _failed(self, claim: Claim, error: BaseException, started_at: datetime) -> Finish:
-        return Finish.failed(
-            claim,
-            error,
-            worker_id=self.worker_id,
-            started_at=started_at,
-            finished_at=self.now(),
-        )
+    def _raised(
+        self, resolved: Resolved, claim: Claim, error: BaseException, started_at: datetime
+    ) -> Finish:
+        """Return what becomes of a job whose task raised."""
+        now = self.now()
+        try:
+            if isinstance(error, Snooze):
+                run_at = now + timedelta(seconds=seconds_of(error.after, "Snooze(after)"))
+                return Finish.snoozed(claim, run_at=run_at, started_at=started_at, finished_at=now)
+            delay = None
+            if not isinstance(error, (Cancel, TaskCancelled)):
+                result = partial(self.result_at_start, claim, started_at)
+                delay = resolved.policy.delay(error, claim.runs, result)
+        except Exception as mistake:
+            # The job fails, and its error says both what happened and what the rules said to it.
+            mistake.__context__ = error
+            error, delay = mistake, None
+        ended: dict[str, Any] = {
+            "worker_id": self.worker_id,
+            "started_at": started_at,
+            "finished_at": now,
+        }
+        if delay is not None:
+            return Finish.retried(claim, error, run_at=now + timedelta(seconds=delay), **ended)
+        if isinstance(error, Cancel):
+            error = TaskCancelled(str(error)).with_traceback(error.__traceback__)
+        if isinstance(error, TaskCancelled):
+            return Finish.failed(claim, error, status=JobStatus.CANCELLED, **ended)
+        return Finish.failed(claim, error, **ended)
 
     # What signals and contexts show
 
@@ -150,7 +270,7 @@ class Executor:
             partial(self._at_end, claim, finish),
             id=str(claim.id),
             task=self._task_of(claim),
-            status=TaskResultStatus(finish.status),
+            status=shown_as(finish.status),
         )
 
     def _at_end(self, claim: Claim, finish: Finish) -> DurableTaskResult:
@@ -185,6 +305,7 @@ class Executor:
             "args": json.loads(claim.args),
             "kwargs": json.loads(claim.kwargs),
             "attempts": claim.attempts,
+            "lost": claim.lost,
         }
 
 

@@ -112,6 +112,8 @@ class Job(models.Model):
     lost = models.SmallIntegerField(_("lost runs"), default=0)
     # The fencing token: grows at every claim, release, retry and rescue, and never falls.
     lease = models.IntegerField(_("lease"), default=0)
+    # The lease of a run that is known to have started; written only where that decides something.
+    started_lease = models.IntegerField(_("started lease"), null=True)
     # The owner while running, the finisher once successful, else null.
     worker_id = models.CharField(_("worker"), max_length=MAX_WORKER_ID, null=True)  # noqa: DJ001
     return_value = models.JSONField(_("return value"), null=True)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal
@@ -13,6 +14,9 @@ from django.utils.module_loading import import_string
 
 from .compat import EXPRESSION_IDS
 from .ids import uuid7
+from .retry import Backoff, exponential, seconds_of
+
+DEFAULT_BACKOFF = exponential()
 
 
 @dataclass(frozen=True)
@@ -22,15 +26,22 @@ class Options:
     ``id_function``: callable or dotted path; returns a ``uuid.UUID``, a string of one, or (Django
     6.0 and later) a database expression.
     ``worker_timeout``: seconds after which a worker that was not seen counts as lost.
+    ``max_lost``: a job whose workers were lost so often while it ran fails.
+    ``max_attempts``, ``backoff``, ``timeout``: of tasks that say nothing else.
     ``max_result_size``: bytes of JSON that a return value may take.
     ``prefetch``: jobs that a worker claims beyond its free slots, or ``"auto"``: as many as it will
     need within about 0.15 seconds.
-    ``notify``: whether enqueuing notifies workers, where the database can.
+    ``notify``: whether enqueuing notifies workers, and they those who wait for a result, where the
+    database can.
     ``listen_database``: the alias of a direct connection to the jobs' database, for listening.
     """
 
     id_function: Callable[[], Any] | str = uuid7
     worker_timeout: float = 30.0
+    max_lost: int = 3
+    max_attempts: int = 1
+    backoff: Backoff | str = DEFAULT_BACKOFF
+    timeout: float | timedelta | None = None
     max_result_size: int = 4 * 1024 * 1024
     prefetch: int | Literal["auto"] = "auto"
     notify: bool = True
@@ -62,6 +73,23 @@ class Options:
             )
         return function
 
+    @cached_property
+    def make_delay(self) -> Backoff:
+        """``backoff`` itself; a dotted path is imported at its first use.
+
+        Raises ``ImproperlyConfigured`` if the path leads nowhere or to something of no use.
+        """
+        name = f'{self.where}["backoff"]'
+        function: Any = self.backoff
+        if isinstance(function, str):
+            try:
+                function = import_string(function)
+            except ImportError as error:
+                raise ImproperlyConfigured(f"{name} can't be imported: {error}") from error
+        if not callable(function):
+            raise ImproperlyConfigured(f"{name} must name a callable, not {function!r}.")
+        return function  # type: ignore[no-any-return]
+
 
 def parse_options(alias: str, given: Any) -> Options:
     """Return the options of the backend ``alias``.
@@ -81,7 +109,7 @@ def parse_options(alias: str, given: Any) -> Options:
     return Options(**given, where=where)
 
 
-def _id_function(name: str, value: Any) -> None:
+def _callable(name: str, value: Any) -> None:
     if not callable(value) and not (isinstance(value, str) and value):
         raise ImproperlyConfigured(
             f"{name} must be a callable or the dotted path of one, not {value!r}."
@@ -95,7 +123,16 @@ def _seconds(name: str, value: Any) -> None:
         raise ImproperlyConfigured(f"{name} must be at least 1 second, not {value!r}.")
 
 
-def _bytes(name: str, value: Any) -> None:
+def _time_limit(name: str, value: Any) -> None:
+    try:
+        above = value is None or seconds_of(value, name) > 0
+    except (TypeError, ValueError) as error:
+        raise ImproperlyConfigured(str(error)) from error
+    if not above:
+        raise ImproperlyConfigured(f"{name} must be above 0 seconds, or None, not {value!r}.")
+
+
+def _above_zero(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ImproperlyConfigured(f"{name} must be a whole number above 0, not {value!r}.")
 
@@ -116,9 +153,13 @@ def _database(name: str, value: Any) -> None:
 
 
 _RULES: dict[str, Callable[[str, Any], None]] = {
-    "id_function": _id_function,
+    "id_function": _callable,
     "worker_timeout": _seconds,
-    "max_result_size": _bytes,
+    "max_lost": _above_zero,
+    "max_attempts": _above_zero,
+    "backoff": _callable,
+    "timeout": _time_limit,
+    "max_result_size": _above_zero,
     "prefetch": _prefetch,
     "notify": _flag,
     "listen_database": _database,

@@ -7,9 +7,11 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import lru_cache
+from threading import Event
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
@@ -47,6 +49,11 @@ _SHOWN_AS = {
     JobStatus.FAILED: TaskResultStatus.FAILED,
     JobStatus.CANCELLED: TaskResultStatus.FAILED,
 }
+
+
+def shown_as(status: str) -> TaskResultStatus:
+    """Return what Django calls a job's status."""
+    return _SHOWN_AS[JobStatus(status)]
 
 
 # JSON -----------------------------------------------------------------------------------------
@@ -250,11 +257,17 @@ class DurableTaskResult(LazyTaskResult):  # type: ignore[misc]
     """Django's ``TaskResult`` of one of our jobs, with the row itself as ``.job``."""
 
     _attempts: int = 0
+    _lost: int = 0
 
     @property
     def attempts(self) -> int:
         """How often the job was started; stored, since old errors may have been dropped."""
         return self._attempts
+
+    @property
+    def lost_runs(self) -> int:
+        """How many of the attempts were lost with their worker."""
+        return self._lost
 
     @property
     def job(self) -> "Job":
@@ -282,22 +295,37 @@ class DurableTaskResult(LazyTaskResult):  # type: ignore[misc]
         """Wait until the job has ended and return this result, refreshed.
 
         ``timeout``: seconds; None waits for ever, 0 looks once. The database is asked again after
-        pauses that grow from 5 ms to half a second.
+        pauses that grow from 5 ms to half a second; on PostgreSQL the worker's notification ends
+        the pause, if ``OPTIONS["notify"]`` is on.
 
         Raises ``ResultTimeout`` if the job has not ended by then, ``CannotWait`` inside a
         transaction of the jobs' database, and ``TaskResultDoesNotExist`` if the job was deleted.
         """
-        for pause in self._waiting(timeout):
-            time.sleep(pause)
+        woken = Event()
+        with self._watch(woken.set) as begin:
+            for pause in self._waiting(timeout):
+                begin()
+                woken.wait(pause)
+                woken.clear()  # before the look, so that no ending is missed
         return self
 
     async def await_finished(self, timeout: float | None = None) -> Self:
         """See ``wait_finished()``."""
         waiting = self._waiting(timeout)
         look = sync_to_async(lambda: next(waiting, None))
-        while (pause := await look()) is not None:
-            await asyncio.sleep(pause)
+        woken = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        with self._watch(lambda: loop.call_soon_threadsafe(woken.set)) as begin:
+            while (pause := await look()) is not None:
+                begin()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await woken.wait()
+                woken.clear()
         return self
+
+    def _watch(self, wake: Callable[[], object]) -> AbstractContextManager[Callable[[], None]]:
+        return self.task.get_backend().watch(self.id, wake)  # type: ignore[attr-defined, no-any-return]
 
     def _waiting(self, timeout: float | None) -> Iterator[float]:
         """Look, and yield the seconds until the next look, for as long as the job has not ended."""
@@ -330,6 +358,7 @@ _REFRESHED = (
     "worker_ids",
     "_return_value",
     "_attempts",
+    "_lost",
 )
 
 
@@ -347,6 +376,7 @@ def make_result(
     entries: Sequence[Mapping[str, Any]] = (),
     worker_id: str | None = None,
     attempts: int = 0,
+    lost: int = 0,
     return_value: Any = None,
 ) -> DurableTaskResult:
     """Return a ``TaskResult``; ``status`` is the job's and ``entries`` are the job's errors."""
@@ -354,8 +384,8 @@ def make_result(
         TaskError(exception_class_path=entry["exception_class_path"], traceback=entry["traceback"])
         for entry in entries
     ]
-    if status == JobStatus.CANCELLED:
-        path = f"{TaskCancelled.__module__}.{TaskCancelled.__qualname__}"
+    path = f"{TaskCancelled.__module__}.{TaskCancelled.__qualname__}"
+    if status == JobStatus.CANCELLED and not (errors and errors[-1].exception_class_path == path):
         errors.append(TaskError(exception_class_path=path, traceback=""))
     worker_ids = [entry["worker_id"] for entry in entries if entry["worker_id"]]
     if worker_id:
@@ -363,7 +393,7 @@ def make_result(
     result = DurableTaskResult(
         task=task,
         id=str(id),
-        status=_SHOWN_AS[JobStatus(status)],
+        status=shown_as(status),
         enqueued_at=enqueued_at,
         started_at=started_at,
         finished_at=finished_at,
@@ -374,6 +404,7 @@ def make_result(
         errors=errors,
         worker_ids=worker_ids,
         _attempts=attempts,
+        _lost=lost,
     )
     object.__setattr__(result, "_return_value", return_value)
     return result
@@ -405,5 +436,6 @@ def to_result(job: "Job") -> DurableTaskResult:
         entries=job.errors or (),
         worker_id=job.worker_id,
         attempts=job.attempts,
+        lost=job.lost,
         return_value=job.return_value,
     )

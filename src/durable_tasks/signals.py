@@ -1,10 +1,14 @@
 """Sending Django's task signals: only when somebody listens, and never failing."""
 
+import logging
 from collections.abc import Callable
 from logging import DEBUG, ERROR, INFO
+from types import FunctionType
 from typing import Any
 
+from django.conf import settings
 from django.dispatch import Signal
+from django.utils.log import RequireDebugFalse, RequireDebugTrue
 
 from .compat import (
     AnyTaskResult,
@@ -44,7 +48,7 @@ def announce(
 def is_heard(signal: Any, *, failed: bool = False) -> bool:
     """Return whether sending ``signal`` could have any effect."""
     if _only_logs(signal):
-        return tasks_logger.isEnabledFor(ERROR if failed else _LOG_ONLY[id(signal)][1])
+        return _is_taken(tasks_logger, ERROR if failed else _LOG_ONLY[id(signal)][1])
     return bool(signal.receivers)
 
 
@@ -52,3 +56,43 @@ def _only_logs(signal: Any) -> bool:
     # A receiver's entry starts with the ids of the receiver and of the sender it listens to.
     receivers = signal.receivers
     return len(receivers) == 1 and receivers[0][0][0] == id(_LOG_ONLY[id(signal)][0])
+
+
+def _is_taken(logger: logging.Logger, level: int) -> bool:
+    """Return whether a record of this level could leave a trace.
+
+    With Django's own settings and DEBUG off it could not: its handlers take errors only. Whatever
+    is not known for sure, such as a filter of the project's, might let it pass.
+    """
+    if not logger.isEnabledFor(level):
+        return False
+    if not _is_plain(logger):
+        return True
+    found = False
+    each: logging.Logger | None = logger
+    while each is not None:
+        for handler in each.handlers:
+            found = True
+            if level >= handler.level and not any(map(_rejects_all, handler.filters)):
+                return True
+        each = each.parent if each.propagate else None
+    return not found  # then there is logging's handler of last resort
+
+
+def _is_plain(logger: logging.Logger) -> bool:
+    """Return whether records reach handlers and nothing else: error trackers patch themselves in,
+    and a factory may count."""
+    kind = type(logger)
+    steps = (kind._log, kind.makeRecord, kind.handle, kind.callHandlers)
+    return (
+        not logger.filters
+        and logging.getLogRecordFactory() is logging.LogRecord
+        and all(type(step) is FunctionType and step.__module__ == "logging" for step in steps)
+    )
+
+
+def _rejects_all(filter: Any) -> bool:
+    kind = type(filter)
+    return (kind is RequireDebugTrue and not settings.DEBUG) or (
+        kind is RequireDebugFalse and settings.DEBUG
+    )

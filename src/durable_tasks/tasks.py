@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
+from inspect import iscoroutinefunction
 from typing import Any, Literal, overload
 
 from django.db import connections, transaction
@@ -18,6 +20,7 @@ from .compat import (
     normalize_json,
     task_backends,
 )
+from .retry import Backoff, seconds_of
 
 OnWorkerLost = Literal["retry", "fail"]
 
@@ -26,11 +29,24 @@ OnWorkerLost = Literal["retry", "fail"]
 class DurableTask(Task):  # type: ignore[type-arg]
     """Django's ``Task`` with our options.
 
-    ``on_worker_lost``: what happens to a job whose worker died: ``"retry"`` runs it again,
-    ``"fail"`` never runs it twice.
+    ``on_worker_lost``: what happens to a job whose worker died while it ran: ``"retry"`` runs it
+    again, ``"fail"`` never runs it twice.
+    ``max_attempts``: how often it may run if it raises; None: ``OPTIONS["max_attempts"]``.
+    ``backoff``: called with the exception and the ``TaskResult``, returns the seconds (or a
+    ``timedelta``) until the next run, or None to give up; None: ``OPTIONS["backoff"]``.
+    ``retry_on``: only these exceptions are worth another run; empty: any ``Exception``.
+    ``give_up_on``: these are not.
+    ``timeout``: seconds (or a ``timedelta``) that a run may take; None: ``OPTIONS["timeout"]``.
+    ``atomic``: what the task writes to the jobs' database and its completion commit together.
     """
 
     on_worker_lost: OnWorkerLost = "retry"
+    max_attempts: int | None = None
+    backoff: Backoff | None = None
+    retry_on: tuple[type[BaseException], ...] = ()
+    give_up_on: tuple[type[BaseException], ...] = ()
+    timeout: float | timedelta | None = None
+    atomic: bool = False
 
     def __post_init__(self) -> None:
         # A dataclass with slots is made anew: super() without arguments would miss it.
@@ -38,6 +54,29 @@ class DurableTask(Task):  # type: ignore[type-arg]
         if self.on_worker_lost not in ("retry", "fail"):
             raise InvalidTask(
                 f'on_worker_lost must be "retry" or "fail", not {self.on_worker_lost!r}.'
+            )
+        attempts = self.max_attempts
+        if attempts is not None and (type(attempts) is not int or attempts < 1):
+            raise InvalidTask(f"max_attempts must be a whole number above 0, not {attempts!r}.")
+        if self.backoff is not None and not callable(self.backoff):
+            raise InvalidTask(f"backoff must be a callable, not {self.backoff!r}.")
+        for name in ("retry_on", "give_up_on"):
+            given = getattr(self, name)
+            kinds = given if isinstance(given, (tuple, list)) else (given,)
+            if not all(
+                isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds
+            ):
+                raise InvalidTask(f"{name} must be exception classes, not {given!r}.")
+            object.__setattr__(self, name, tuple(kinds))
+        if self.timeout is not None:
+            try:
+                if seconds_of(self.timeout, "timeout") == 0:
+                    raise ValueError("timeout must be above 0.")
+            except (TypeError, ValueError) as error:
+                raise InvalidTask(str(error)) from error
+        if self.atomic and iscoroutinefunction(self.func):
+            raise InvalidTask(
+                "atomic=True is for sync tasks: Django's transactions do not work in coroutines."
             )
 
     def get_backend(self) -> Any:
@@ -95,6 +134,12 @@ def task(
     backend: str = ...,
     takes_context: bool = ...,
     on_worker_lost: OnWorkerLost = ...,
+    max_attempts: int | None = ...,
+    backoff: Backoff | None = ...,
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] = ...,
+    give_up_on: type[BaseException] | tuple[type[BaseException], ...] = ...,
+    timeout: float | timedelta | None = ...,
+    atomic: bool = ...,
 ) -> Callable[[Callable[..., Any]], DurableTask]: ...
 def task(
     function: Callable[..., Any] | None = None,

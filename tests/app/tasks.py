@@ -7,13 +7,15 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
 
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError, connection, connections, transaction
 
-from durable_tasks import task
+from durable_tasks import Cancel, Retry, Snooze, fixed, task
+from durable_tasks.models import Job
 
 from .models import Effect
 
@@ -68,6 +70,10 @@ def no_task():
     """Is not decorated."""
 
 
+async def no_async_task():
+    """Is not decorated."""
+
+
 # Errors
 
 
@@ -114,6 +120,110 @@ async def async_leave():
 @task
 async def async_interrupt():
     raise KeyboardInterrupt
+
+
+# Another run
+
+
+@task(max_attempts=3, backoff=fixed(0))
+def fail_until(key, good):
+    """Leave the effect KEY and fail, but for the ``good``th run."""
+    Effect.objects.create(key=key)
+    runs = Effect.objects.filter(key=key).count()
+    if runs < good:
+        raise ValueError(f"run {runs}")
+    return runs
+
+
+@task(max_attempts=3, backoff=fixed(0))
+async def async_fail_until(key, good):
+    await Effect.objects.acreate(key=key)
+    runs = await Effect.objects.filter(key=key).acount()
+    if runs < good:
+        raise ValueError(f"run {runs}")
+    return runs
+
+
+@task(max_attempts=2, backoff=fixed(3600))
+def fail_for_an_hour():
+    raise ValueError("later")
+
+
+@task(max_attempts=9, backoff=lambda exception, result: "soon")
+def fail_with_bad_rules():
+    raise ValueError("what happened")
+
+
+@task(takes_context=True, max_attempts=2)
+def ask_again(context, after):
+    if context.attempt == 1:
+        raise Retry("not yet", after=after)
+    return context.attempt
+
+
+@task(takes_context=True)
+def snooze(context, key, times, after=0):
+    Effect.objects.create(key=f"{key} {context.attempt}")
+    if Effect.objects.filter(key__startswith=key).count() <= times:
+        raise Snooze(after)
+    return context.attempt
+
+
+@task
+def snooze_for_ever():
+    raise Snooze("ever")
+
+
+@task
+def cancel_itself(reason):
+    raise Cancel(reason)
+
+
+@task(atomic=True)
+def atomic_effect(key, then=""):
+    """Leave an effect and enqueue another job, then do what ``then`` says."""
+    Effect.objects.create(key=key)
+    effect.enqueue(f"{key} child")
+    if then == "fail":
+        raise ValueError("after the effect")
+    if then == "callback fails":
+
+        def broken():
+            raise RuntimeError("after the commit")
+
+        transaction.on_commit(broken)
+    if then == "unstorable":
+        return "\ud800"
+    return key
+
+
+@task(atomic=True)
+def atomic_hold(key, path):
+    """Leave an effect, make the file ``path``, and wait for it to go away."""
+    Effect.objects.create(key=key)
+    Path(path).touch()
+    until = time.monotonic() + PATIENCE
+    while Path(path).exists():
+        if time.monotonic() > until:
+            raise TimeoutError(f"nobody removed {path}")
+        time.sleep(0.01)
+
+
+@task(atomic=True)
+def atomic_but_lost(key):
+    """Leave an effect, and meanwhile lose the job to another worker."""
+    Effect.objects.create(key=key)
+    with ThreadPoolExecutor(1) as apart:
+        apart.submit(_lose_to_another).result()
+
+
+def _lose_to_another():
+    Job.objects.filter(task_path__endswith="atomic_but_lost").update(lease=9, worker_id="another")
+    connections.close_all()
+
+
+def at_once(exception, task_result):
+    return 0
 
 
 # The context
@@ -167,6 +277,29 @@ def effect_then_more(key, more):
     Effect.objects.create(key=key)
     if more:
         effect_then_more.enqueue(f"{key}+", more - 1)
+
+
+@task
+def connection_id():
+    """Return what the server calls this thread's connection."""
+    with connection.cursor() as cursor:
+        postgres = connection.vendor == "postgresql"
+        cursor.execute(f"SELECT {'pg_backend_pid()' if postgres else 'CONNECTION_ID()'}")
+        return cursor.fetchone()[0]
+
+
+@task
+async def async_connection_id(people):
+    """The same once so many coroutines run at once."""
+    await async_meet.func("connection", people)
+    return await sync_to_async(connection_id.func)()
+
+
+@task
+def planner_settings():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('enable_seqscan'), current_setting('jit')")
+        return cursor.fetchone()
 
 
 @task
@@ -233,6 +366,12 @@ def hold(key):
 @task
 async def async_hold(key):
     return await sync_to_async(_hold)(key)
+
+
+@task
+def hold_and_fail(key):
+    """Like hold(), but then fail."""
+    raise ValueError(_hold(key))
 
 
 @task(on_worker_lost="fail")

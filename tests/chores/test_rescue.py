@@ -37,6 +37,7 @@ class RescueTests(StoreTestCase):
             "seen": NOW,
             "backend_name": "default",
             "timeout": TIMEOUT,
+            "max_lost": 3,
             "is_gone": lambda row: False,
             **changes,
         }

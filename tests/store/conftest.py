@@ -3,8 +3,9 @@
 from tests.settings import TEST_DB
 
 FILES = {
-    "sqlite": "test_sqlite.py",
-    "postgres": "test_postgresql.py",
-    "mysql": "test_mysql.py",
+    "test_sqlite.py": "sqlite",
+    "test_postgresql.py": "postgres",
+    "test_pgbouncer.py": "postgres",
+    "test_mysql.py": "mysql",
 }
-collect_ignore = [file for database, file in FILES.items() if database != TEST_DB]
+collect_ignore = [file for file, database in FILES.items() if database != TEST_DB]

@@ -1,10 +1,12 @@
 """Every promise of the store, once; each database's test file runs it."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 from django.conf import settings
 from django.db import (
@@ -29,6 +31,8 @@ from durable_tasks.store.messages import (
     MAX_BATCH_BYTES,
     RELEASED,
     RESCUED,
+    RETRIED,
+    SNOOZED,
     SUCCEEDED,
     batches,
 )
@@ -40,6 +44,8 @@ from .jobs import (
     make_running,
     new_job,
     rescued,
+    retried,
+    snoozed,
     state,
     succeeded,
 )
@@ -54,6 +60,10 @@ KINDS: dict[str, Callable[[Claim], Finish]] = {
     "released": Finish.released,
     "rescued, to run again": rescued,
     "rescued, failed": lambda claim: rescued(claim, again=False),
+    "retried": lambda claim: retried(claim, 3600),
+    "retried at once": lambda claim: retried(claim, 0),
+    "snoozed": lambda claim: snoozed(claim, 3600),
+    "succeeded in the task's transaction": lambda claim: succeeded(claim).in_transaction(),
 }
 
 
@@ -309,13 +319,15 @@ class ExchangeContract(StoreTestCase):
 
     def test_a_finish_writes_the_columns_it_names_and_no_others(self) -> None:
         then = timezone.now() + timedelta(hours=1)
-        for writes in (SUCCEEDED, FAILED, RELEASED, RESCUED):
+        for writes in (SUCCEEDED, FAILED, RETRIED, SNOOZED, RELEASED, RESCUED):
             with self.subTest(writes=writes):
                 [job] = make_running(exception_class_path="old")
                 before = state(job.id)
                 # Every attribute differs from the row.
                 values: dict[str, Any] = {
-                    **dict.fromkeys(("started_at", "last_attempted_at", "finished_at"), then),
+                    **dict.fromkeys(
+                        ("started_at", "last_attempted_at", "finished_at", "run_at"), then
+                    ),
                     "return_value": "[1]",
                     "errors": "[2]",
                     "exception_class_path": "new",
@@ -412,7 +424,7 @@ class ExchangeContract(StoreTestCase):
         kinds = list(KINDS.values())
         late = {claim.id for claim in claims[:10]}
         Job.objects.filter(id__in=late).update(lease=9)
-        finishes = [kinds[n % 5](claim) for n, claim in enumerate(claims)]
+        finishes = [kinds[n % len(kinds)](claim) for n, claim in enumerate(claims)]
         self.assertEqual(self.finish(*finishes), {claim.id for claim in claims} - late)
         expected = {finish.id: finish.status for finish in finishes} | dict.fromkeys(
             late, "RUNNING"
@@ -717,6 +729,130 @@ class StoreContract(
     """What a store promises, on its own connection and on a borrowed one."""
 
 
+class HeadsContract(StoreTestCase):
+    """For databases on which claims may have to start at heads, past what is dead."""
+
+    def test_the_best_jobs_come_first(self) -> None:
+        now = timezone.now()
+        made = make_jobs(
+            60,
+            queue_name=lambda n: "ab"[n % 2],
+            priority=lambda n: (n * 7) % 3 - 1,
+            run_at=lambda n: now - timedelta(seconds=(n * 5) % 4),
+        )
+        best = sorted(made, key=lambda job: (-job.priority, job.run_at))
+        for names in (["a"], ["a", "b", "empty"], None):
+            with self.subTest(names=names):
+                Job.objects.update(status="READY")
+                self.store.look_everywhere()
+                self.look_for_heads(names)
+                exchanges = [self.exchange((), 7, names) for _ in range(9)]
+                self.assertEqual({exchange.complete for exchange in exchanges}, {False})
+                claims = [claim for exchange in exchanges for claim in exchange.claims]
+                self.assertEqual(
+                    [(claim.priority, claim.run_at) for claim in claims],
+                    [
+                        (job.priority, job.run_at)
+                        for job in best
+                        if names is None or job.queue_name in names
+                    ],
+                )
+                self.assertEqual(len({claim.id for claim in claims}), len(claims))
+
+    def test_a_job_before_the_heads_is_found_by_the_next_look(self) -> None:
+        now = timezone.now()
+        for names in (["a", "b"], None):
+            for late in (
+                {"run_at": now - timedelta(hours=1)},  # such as one that was rescued
+                {"priority": 5},
+                {"queue_name": "b"},
+            ):
+                with self.subTest(names=names, late=late):
+                    Job.objects.all().delete()
+                    self.store.look_everywhere()
+                    make_jobs(2, queue_name="a", run_at=now)
+                    self.look_for_heads(names)
+                    [job] = make_jobs(**{"queue_name": "a", "run_at": now, **late})
+                    exchange = self.exchange((), 10, names)
+                    self.assertEqual(len(exchange.claims), 2)
+                    self.assertFalse(exchange.complete)
+                    self.assertFalse(self.store.peek(self.queues(names)).ready)
+                    self.pass_time(3601)
+                    self.assertTrue(self.store.peek(self.queues(names)).ready)
+                    self.assertEqual([claim.id for claim in self.claim(10, names)], [job.id])
+
+    def test_a_job_of_higher_priority_comes_first_after_the_next_look(self) -> None:
+        make_jobs(5)
+        self.look_for_heads()
+        [urgent] = make_jobs(priority=5)
+        self.assertNotEqual(self.claim(1)[0].id, urgent.id)
+        self.pass_time(3601)
+        self.assertEqual(self.claim(1)[0].id, urgent.id)
+
+    def test_what_was_empty_at_a_look_is_known_from_before(self) -> None:
+        make_jobs(3)
+        self.look_for_heads(often=True)
+        self.assertEqual(len(self.claim()), 3)
+        self.assertEqual(self.claim(), [])
+        self.claims_seem(slow=True, every=3600.0)
+        self.assertEqual(self.claim(), [])
+        self.assertFalse(self.store.peek(self.queues(None)).ready)
+        [job] = make_jobs()
+        self.assertTrue(self.store.peek(self.queues(None)).ready)
+        self.assertEqual([claim.id for claim in self.claim()], [job.id])
+
+    def test_a_head_far_before_the_next_job_is_dropped(self) -> None:
+        make_jobs(2)
+        make_jobs(priority=5)
+        self.look_for_heads(often=True)
+        self.claim(1)  # all of priority 5
+        with mock.patch("durable_tasks.store.heads.SLOW_HEAD", -math.inf):
+            self.store.peek(self.queues(None))
+        self.claims_seem(slow=True, every=3600.0)
+        self.store.peek(self.queues(None))
+        make_jobs(priority=5)
+        self.assertEqual([claim.priority for claim in self.claim()], [0, 0])
+        self.pass_time(3601)
+        self.assertEqual([claim.priority for claim in self.claim()], [5])
+
+    def test_heads_are_given_up_when_looks_are_fast_again(self) -> None:
+        make_jobs(3)
+        self.look_for_heads()
+        self.assertFalse(self.exchange((), 1).complete)
+        self.pass_time(3601)
+        self.claims_seem(slow=False)
+        self.assertTrue(self.exchange((), 1).complete)
+        make_jobs(priority=5)
+        self.assertEqual(self.claim(1)[0].priority, 5)
+
+    def test_one_slow_look_may_have_been_an_accident(self) -> None:
+        make_jobs(9)
+        self.claims_seem(slow=True)
+        self.claim(1)
+        self.assertTrue(self.exchange((), 1).complete)  # the first look
+        self.claims_seem(slow=False)
+        self.assertTrue(self.exchange((), 1).complete)
+        self.claims_seem(slow=True)
+        self.assertTrue(self.exchange((), 1).complete)
+
+    def test_a_claim_of_other_queues_looks_at_all_of_theirs(self) -> None:
+        make_jobs(4, queue_name=lambda n: "ab"[n % 2])
+        self.look_for_heads(["a"])
+        self.assertEqual(len(self.claim(10, ["b"])), 2)
+
+    def test_it_can_be_asked_to_look_everywhere(self) -> None:
+        make_jobs()
+        self.look_for_heads()
+        [urgent] = make_jobs(priority=5)
+        self.store.look_everywhere()
+        exchange = self.exchange((), 1)
+        self.assertTrue(exchange.complete)
+        self.assertEqual(exchange.claims[0].id, urgent.id)
+
+    def queues(self, names: list[str] | None) -> Queues:
+        return Queues("default", None if names is None else tuple(names))
+
+
 class ParallelContract(StoreTestCase):
     """For databases that lock rows: what another connection has locked is left to it."""
 
@@ -767,6 +903,6 @@ class ParallelContract(StoreTestCase):
         other.connection.set_autocommit(False)
         other.own = False  # the transaction is ours: it stays open
         first = other._exchange([], 2, Queues("default", ("a",)), "other", timezone.now())
-        self.assertEqual((len(first.claims), len(self.claim(10, ["a"]))), (2, 1))
+        self.assertEqual((len(first), len(self.claim(10, ["a"]))), (2, 1))
         other.connection.rollback()
         self.assertEqual(len(self.claim(10, ["a"])), 2)

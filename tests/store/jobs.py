@@ -1,9 +1,11 @@
 """Jobs and stores for the tests of the store and of the chores."""
 
 import json
+import math
 import threading
+import time
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from unittest import mock
 from uuid import UUID
@@ -82,6 +84,20 @@ def failed(claim: Claim, error: BaseException | None = None) -> Finish:
     )
 
 
+def retried(claim: Claim, seconds: float) -> Finish:
+    now = timezone.now()
+    run_at = now + timedelta(seconds=seconds)
+    return Finish.retried(
+        claim, ValueError("no"), run_at=run_at, worker_id="w", started_at=now, finished_at=now
+    )
+
+
+def snoozed(claim: Claim, seconds: float) -> Finish:
+    now = timezone.now()
+    run_at = now + timedelta(seconds=seconds)
+    return Finish.snoozed(claim, run_at=run_at, started_at=now, finished_at=now)
+
+
 def rescued(claim: Claim, *, again: bool = True) -> Finish:
     return Finish.rescued(claim, RuntimeError("gone"), again=again, now=timezone.now())
 
@@ -128,6 +144,31 @@ class StoreTestCase(TransactionTestCase):
 
     def finish(self, *finishes: Finish, store: Store | None = None) -> set[UUID]:
         return (store or self.store).finish(finishes, now=timezone.now())
+
+    def look_for_heads(self, names: Iterable[str] | None = None, *, often: bool = False) -> None:
+        """Make claims of these queues start at heads, as they are now, or at every claim anew."""
+        queues = Queues("default", None if names is None else tuple(names))
+        self.claims_seem(slow=True)
+        self.finish(*map(Finish.released, self.claim(1, names)))
+        self.store.peek(queues)  # the first look
+        self.claims_seem(slow=True, every=0.0 if often else 3600.0)
+        self.store.peek(queues)
+
+    def claims_seem(self, *, slow: bool, every: float = 0.0) -> None:
+        """Let claims and looks seem slow, or not, with so many seconds between two looks."""
+        limit = -math.inf if slow else math.inf
+        limits = {"SLOW_EXCHANGE": limit, "SLOW_LOOK": limit, "SLOW_HEAD": math.inf}
+        for name, value in {**limits, "EVERY": every}.items():
+            patch = mock.patch(f"durable_tasks.store.heads.{name}", value)
+            patch.start()
+            self.addCleanup(patch.stop)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let the monotonic clock be ahead from now on."""
+        monotonic = time.monotonic
+        patch = mock.patch("time.monotonic", side_effect=lambda: monotonic() + seconds)
+        patch.start()
+        self.addCleanup(patch.stop)
 
     def meets_conflict(self) -> threading.Event:
         """Return what is set as soon as the store has met a conflict that it tries again."""

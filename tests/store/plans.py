@@ -11,7 +11,7 @@ from typing import Any
 from django.utils import timezone
 
 from durable_tasks.models import Job
-from durable_tasks.store import Store
+from durable_tasks.store import Queues, Store
 
 from .jobs import StoreTestCase, make_jobs, make_running
 
@@ -90,6 +90,39 @@ class PlanContract(StoreTestCase):
             lambda: self.claim(20, None),
             lambda: self.claim(20, None, excluded=["b"]),
         )
+
+    def assert_starts_at_heads(self) -> None:
+        """That nothing before the heads is read, by a claim or a look, whatever the statistics."""
+        self.store.database_time()
+        self.make_history()
+        for names in (["a"], ["a", "b", "d", "e"]):
+            self.store.look_everywhere()
+            self.look_for_heads(names)
+            queues = Queues("default", tuple(names))
+            statements = [
+                statement
+                for work in (lambda: self.claim(20, names), lambda: self.store.peek(queues))  # noqa: B023
+                for statement in self.sent(work)
+                if "run_at, id)" in statement[0] or "run_at >" in statement[0]
+            ]
+            self.assertTrue(statements)
+            for statistics in ("old", "fresh"):
+                if statistics == "fresh":
+                    self.analyze_tables()
+                for sql, params in statements:
+                    with self.subTest(names=names, sql=sql, statistics=statistics):
+                        plan = self.explain(self.store, sql, params)
+                        indexes = {
+                            "durable_job_ready",
+                            "durable_job_scheduled",
+                            self.primary_key,
+                        }
+                        self.assertEqual(self.faults(plan, indexes), [], plan)
+                        self.assertEqual(self.reads_before_heads(plan), [], plan)
+
+    def reads_before_heads(self, plan: Any) -> list[str]:
+        """Return what reads durable_job_ready by less than a position in it."""
+        raise NotImplementedError
 
     def test_the_scheduled_index_serves_promote(self) -> None:
         self.assert_served_by(

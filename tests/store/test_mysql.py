@@ -28,6 +28,10 @@ class MySQLStoreTests(contract.StoreContract):
             cursor.execute(f"KILL {id}")
 
 
+class MySQLHeadsTests(contract.HeadsContract):
+    pass
+
+
 class MySQLParallelTests(contract.ParallelContract):
     impatience = "SET innodb_lock_wait_timeout = 5"
 
@@ -55,6 +59,14 @@ class MySQLPlanTests(plans.PlanContract):
             # MIN() of an index's column is answered while planning, without a table.
             or (row["table"] == plans.TABLE and row["key"] not in indexes)
             or row["type"] in ("ALL", "index")
+        ]
+
+    def test_a_claim_from_heads_reads_nothing_before_them(self) -> None:
+        self.assert_starts_at_heads()
+
+    def reads_before_heads(self, plan: list[dict[str, Any]]) -> list[str]:
+        return [
+            str(row) for row in plan if row["key"] == "durable_job_ready" and row["type"] != "range"
         ]
 
 

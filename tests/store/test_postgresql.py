@@ -39,6 +39,10 @@ class PostgreSQLStoreTests(contract.StoreContract):
             cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
 
 
+class PostgreSQLHeadsTests(contract.HeadsContract):
+    pass
+
+
 class PostgreSQLParallelTests(contract.ParallelContract):
     impatience = "SET lock_timeout = '5s'"
 
@@ -56,6 +60,23 @@ class PostgreSQLPlanTests(plans.PlanContract):
 
     def faults(self, plan: Any, indexes: set[str]) -> list[str]:
         return list(_faults(plan, indexes, sorted_by=None))
+
+    def test_a_claim_from_heads_reads_nothing_before_them(self) -> None:
+        self.assert_starts_at_heads()
+
+    def reads_before_heads(self, plan: Any) -> list[str]:
+        return [
+            node["Index Cond"]
+            for node in _nodes(plan)
+            if node.get("Index Name") == "durable_job_ready"
+            and "ROW(run_at, id) >=" not in node["Index Cond"]
+        ]
+
+
+def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for child in node.get("Plans", ()):
+        yield from _nodes(child)
 
 
 def _faults(node: dict[str, Any], indexes: set[str], sorted_by: str | None) -> Iterator[str]:
@@ -119,6 +140,7 @@ class OwnConnectionTests(StoreTestCase):
 
     def test_an_exchange_is_one_statement(self) -> None:
         make_jobs(20, queue_name=lambda n: "ab"[n % 2])
+        self.claims_seem(slow=False)
         claims = self.claim(10)
         statements: list[str] = []
 
@@ -154,7 +176,8 @@ class CopyTests(TransactionTestCase):
         """In the block, Django's own connection has these options."""
         usual = connections["default"]
         made = connections.create_connection("default")
-        made.settings_dict["OPTIONS"] = {**made.settings_dict["OPTIONS"], **options}
+        settings = made.settings_dict  # all connections share it
+        made.settings_dict = {**settings, "OPTIONS": {**settings["OPTIONS"], **options}}
         connections["default"] = made
         try:
             yield

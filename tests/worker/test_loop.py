@@ -2,13 +2,16 @@
 
 import random
 from datetime import timedelta
+from unittest import mock
 
 from django.test import SimpleTestCase
 from django.utils import timezone
 
 from durable_tasks.compat import task_backends, task_finished, tasks_logger
+from durable_tasks.ids import uuid7
 from durable_tasks.models import Job, Worker
-from durable_tasks.store import Queues
+from durable_tasks.store import Queues, Store
+from durable_tasks.store.heads import Head, Heads
 from durable_tasks.store.messages import MAX_BATCH
 from durable_tasks.worker.loop import RESERVE, Lane
 
@@ -100,6 +103,18 @@ class BatchTests(WorkerTestCase):
     def test_a_batch_without_jobs_ends(self):
         work()
         self.assertFalse(Worker.objects.exists())
+
+    def test_a_batch_does_not_end_while_jobs_may_lie_before_the_heads(self):
+        results = [tasks.add.enqueue(1) for _ in range(3)]
+        far = Head("default", 0, timezone.now() + timedelta(days=1), uuid7())
+        known: list[Head] = [far]
+        with (
+            mock.patch.object(Heads, "known", return_value=known),
+            mock.patch.object(Store, "look_everywhere", side_effect=known.clear),
+        ):
+            work()
+        self.assertEqual(known, [])
+        self.assertEqual(set(statuses(results)), {"SUCCESSFUL"})
 
     def test_a_batch_runs_what_its_tasks_enqueue(self):
         tasks.effect_then_more.enqueue("a", 3)

@@ -1,5 +1,6 @@
 """Where tasks run: threads and coroutines, and what one job may leave to the next."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
@@ -31,6 +32,20 @@ class ThreadTests(PoolTestCase):
         seen = self.values(results)
         self.assertEqual(max(most for _, most in seen), 4)
         self.assertEqual(len({thread for thread, _ in seen}), 4)
+
+    def test_they_have_started_before_the_loop_which_ends_them(self):
+        seen = []
+
+        def start(pool):
+            seen.append([thread.name for thread in threading.enumerate()])
+            usual(pool)
+
+        usual = pools.ThreadPool.start
+        with mock.patch.object(pools.ThreadPool, "start", start):
+            work(threads=4)
+        self.assertEqual(len(seen), 1)
+        self.assertIn("heartbeat", seen[0])
+        self.assertNotIn("loop", seen[0])
 
 
 class CoroutineTests(PoolTestCase):

@@ -94,6 +94,8 @@ def beside_long_transaction(
         if other.vendor == "postgresql":
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         elif other.vendor == "mysql":
+            # At Django's level, READ COMMITTED, there is no snapshot that lasts.
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             cursor.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")
         else:
             cursor.execute("BEGIN")

@@ -5,12 +5,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ..exceptions import TaskNotFound, WorkerLost
+from ..execute import is_marked
 from ..results import find_task
 from ..store import Claim, Finish, Store
 from ..store.registry import Registry, WorkerRow
-
-# After this many lost runs a job fails: it may be what kills its workers.
-MAX_LOST = 3
 
 
 @dataclass(slots=True)
@@ -29,12 +27,14 @@ def tick(
     seen: int,
     backend_name: str,
     timeout: float,
+    max_lost: int,
     is_gone: Callable[[WorkerRow], bool],
 ) -> Rescued:
     """Remove the rows of this backend's lost workers and rescue the jobs nobody owns.
 
     ``seen``: the present, as workers write it (database time in microseconds). ``timeout``:
-    seconds after which a worker counts as lost. ``is_gone``: whether a worker's process is known to
+    seconds after which a worker counts as lost. ``max_lost``: a job fails that was lost so often:
+    it may be what ends its workers. ``is_gone``: whether a worker's process is known to
     have ended, so that there is nothing to wait for.
     """
     report = Rescued()
@@ -54,30 +54,31 @@ def tick(
         known.add(row.id)
     for owner in owners:
         if owner not in known:
-            report.finishes += rescue_jobs(store, owner, now)
+            report.finishes += rescue_jobs(store, owner, now, max_lost=max_lost)
     return report
 
 
-def rescue_jobs(store: Store, worker_id: str, now: datetime) -> list[Finish]:
+def rescue_jobs(store: Store, worker_id: str, now: datetime, *, max_lost: int) -> list[Finish]:
     """Rescue every RUNNING job of a lost worker; return the finishes that counted."""
     done: list[Finish] = []
     while claims := store.held_by(worker_id):
-        finishes = [_decide(claim, now) for claim in claims]
+        finishes = [_decide(claim, now, max_lost) for claim in claims]
         counted = store.finish(finishes, now=now)
-        done += [finish for finish in finishes if finish.id in counted]
+        done += [finish for finish in finishes if finish.counted]
         if not counted:  # another worker was faster
             break
     return done
 
 
-def _decide(claim: Claim, now: datetime) -> Finish:
-    times = claim.lost + 1
-    error = WorkerLost(f"The worker {claim.worker_id!r} was lost while it had this job.")
-    if times >= MAX_LOST:
-        error.add_note(f"Lost {times} times: the job may be what ends its workers.")
-        return Finish.rescued(claim, error, again=False, now=now)
+def _decide(claim: Claim, now: datetime, max_lost: int) -> Finish:
     try:
         fails = getattr(find_task(claim.task_path), "on_worker_lost", "retry") == "fail"
     except TaskNotFound:
         fails = False  # running it says what is wrong
-    return Finish.rescued(claim, error, again=not fails, now=now)
+    if is_marked(claim, fails=fails) and claim.started_lease != claim.lease:
+        return Finish.unstarted(claim)
+    times = claim.lost + 1
+    error = WorkerLost(f"The worker {claim.worker_id!r} was lost while it had this job.")
+    if times >= max_lost:
+        error.add_note(f"Lost {times} times: the job may be what ends its workers.")
+    return Finish.rescued(claim, error, again=not fails and times < max_lost, now=now)

@@ -78,6 +78,7 @@ class Migration(migrations.Migration):
                 ("attempts", models.IntegerField(default=0, verbose_name="attempts")),
                 ("lost", models.SmallIntegerField(default=0, verbose_name="lost runs")),
                 ("lease", models.IntegerField(default=0, verbose_name="lease")),
+                ("started_lease", models.IntegerField(null=True, verbose_name="started lease")),
                 ("worker_id", models.CharField(max_length=200, null=True, verbose_name="worker")),
                 ("return_value", models.JSONField(null=True, verbose_name="return value")),
                 ("errors", models.JSONField(null=True, verbose_name="errors")),

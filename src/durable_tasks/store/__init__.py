@@ -40,7 +40,9 @@ def own_connection(alias: str) -> BaseDatabaseWrapper:
     from django.db import connections
 
     made = connections.create_connection(alias)
-    made.settings_dict = _store_class(made.vendor, alias).own_settings(made.settings_dict)
+    store_class = _store_class(made.vendor, alias)
+    made.settings_dict = store_class.own_settings(made.settings_dict)
+    store_class.prepare_own(made)
     return made
 
 

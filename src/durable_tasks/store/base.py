@@ -17,7 +17,9 @@ from django.db import DataError, IntegrityError, OperationalError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..exceptions import RefusedByDatabase
+from ..ids import uuid_of
 from ..models import Job
+from .heads import MAX_HEADS, Head, Heads
 from .messages import (
     CLAIM_COLUMNS,
     MAX_BATCH,
@@ -33,13 +35,23 @@ from .messages import (
 
 TABLE = Job._meta.db_table
 
-# Seconds: the first pause of a worker that has just become idle.
+# Where workers listen.
+CHANNEL = "durable_tasks"
+# Seconds: rings for a queue that follow so closely are left out.
+THROTTLE = 0.025
+# Seconds: the first pauses of a worker that has just become idle.
 FIRST_LOOK = 0.005
 # Seconds: for how long after work it looks often if it hears nothing, and how often.
 BUSY_FOR, BUSY_LOOK = 5.0, 0.04
 # Rows of one multi-row INSERT, and rows that are held at once.
 INSERT_BATCH = 100
 INSERT_CHUNK = 5000
+
+
+# A condition on READY jobs, with its parameters.
+type Part = tuple[str, tuple[Any, ...]]
+# Higher than any priority.
+_ABOVE_ALL = 32767
 
 
 def marks(count: int) -> str:
@@ -64,6 +76,7 @@ class Store(ABC):
         self.connection = connection
         self.own = own
         self._in_transaction = False
+        self._heads = Heads()
 
     @classmethod
     def own_settings(cls, database: dict[str, Any]) -> dict[str, Any]:
@@ -75,6 +88,14 @@ class Store(ABC):
             "ATOMIC_REQUESTS": False,
             "AUTOCOMMIT": True,
         }
+
+    @classmethod  # noqa: B027  (most databases need none)
+    def prepare_own(cls, connection: BaseDatabaseWrapper) -> None:
+        """Do what the settings can't to a connection of the engine's own that is not open yet."""
+
+    def own_note(self) -> str | None:
+        """Return what a log should say about the engine's own connection, or None."""
+        return None
 
     # What the checks ask
 
@@ -173,26 +194,29 @@ class Store(ABC):
         Raises Django's ``DatabaseError`` if the database can't be reached or does not answer in
         time: then nothing is known of what was sent, and sending it again is safe.
         """
-        first, *rest = batches(finishes)
-        counted: set[UUID] = set()
-        for batch in rest:
-            counted |= self._save(batch, 0, queues, worker_id, now).counted
-        exchange = self._save(first, want, queues, worker_id, now)
-        exchange.counted |= counted
+        for finish in finishes:
+            finish.counted = False
+        *others, last = batches(finishes)
+        for batch in others:
+            self._save(batch, 0, queues, worker_id, now)
+        if want:
+            self._look_for_heads(queues)
+        began = time.monotonic()
+        exchange = Exchange(finishes, self._save(last, want, queues, worker_id, now))
+        if want:
+            exchange.complete = not self._heads.known(queues)
+            self._heads.exchanged(queues, exchange.claims, time.monotonic() - began)
         return exchange
 
     def finish(self, finishes: Sequence[Finish], *, now: datetime) -> set[UUID]:
         """Save what ended, as ``exchange()`` does, and return the ids that counted."""
-        counted: set[UUID] = set()
-        for batch in batches(finishes):
-            counted |= self._save(batch, 0, Queues("", ()), "", now).counted
-        return counted
+        return self.exchange(finishes, 0, queues=Queues("", ()), worker_id="", now=now).counted
 
     def _save(
         self, batch: list[Finish], want: int, queues: Queues, worker_id: str, now: datetime
-    ) -> Exchange:
+    ) -> list[Claim]:
         if not batch and not want:
-            return Exchange(set(), [])
+            return []
         try:
             self.check_size(batch)
             return self._retried(lambda: self._exchange(batch, want, queues, worker_id, now))
@@ -206,14 +230,14 @@ class Store(ABC):
             reason = error
         # It may have been the claim: no finish is blamed for that.
         if want:
-            counted = self._save(batch, 0, queues, worker_id, now).counted
-            return Exchange(counted, self._save([], want, queues, worker_id, now).claims)
+            self._save(batch, 0, queues, worker_id, now)
+            return self._save([], want, queues, worker_id, now)
         # Halve until the refused finish is alone; then it fails for that reason.
         if len(batch) > 1:
             half = len(batch) // 2
-            left = self._save(batch[:half], 0, queues, worker_id, now)
-            right = self._save(batch[half:], 0, queues, worker_id, now)
-            return Exchange(left.counted | right.counted, [])
+            self._save(batch[:half], 0, queues, worker_id, now)
+            self._save(batch[half:], 0, queues, worker_id, now)
+            return []
         finish = batch[0]
         if isinstance(finish.exception, RefusedByDatabase) or finish.claim is None:
             raise reason
@@ -236,15 +260,17 @@ class Store(ABC):
     def check_size(self, batch: Sequence[Finish]) -> None:
         """Raise ``DataError`` if a finish is longer than the server takes."""
         limit = self.max_value_size
+        if limit is None:
+            return
         for finish in batch:
-            if limit is not None and finish.size > limit:
+            if finish.size > limit:
                 raise DataError(f"{finish.size} bytes; this database takes {limit} at most.")
 
     @abstractmethod
     def _exchange(
         self, batch: list[Finish], want: int, queues: Queues, worker_id: str, now: datetime
-    ) -> Exchange:
-        """One transaction: save ``batch``, claim up to ``want``."""
+    ) -> list[Claim]:
+        """One transaction: save ``batch`` and mark what counted, claim up to ``want``."""
 
     # What MySQL and SQLite share: read the best jobs under lock, then take them
 
@@ -268,36 +294,119 @@ class Store(ABC):
     def _best(self, want: int, queues: Queues) -> list[Claim]:
         """Return the best ``want`` READY jobs of all the queues together, locked.
 
-        Each queue is read with equality, in the order of durable_job_ready, up to its share.
+        Each queue is read with equality, in the order of durable_job_ready, up to its share; or
+        each known head's queue and priority, from there on.
         """
-        names = self.queue_names(queues)
-        shares = dict.fromkeys(names, want)
-        if len(names) > 1:
-            shares = self._shares(want, queues.backend_name, names)
+        parts = [self._from(head) for head in self._heads.known(queues)] or [
+            (" AND queue_name = %s", (name,)) for name in self.queue_names(queues)
+        ]
+        shares = dict.fromkeys(parts, want)
+        if len(parts) > 1:
+            shares = self._shares(want, queues.backend_name, parts)
         found: list[Claim] = []
-        for name, share in shares.items():
-            rows = self.rows(self._BEST, [queues.backend_name, name, share])
+        for (condition, params), share in shares.items():
+            sql = self._BEST.format(ready=self._READY, condition=condition)
+            rows = self.rows(sql, [queues.backend_name, *params, share])
             found += map(self.to_claim, rows)
         found.sort(key=claim_order)
         return found
 
-    _BEST = f"""SELECT {", ".join(CLAIM_COLUMNS)} FROM {TABLE}
-        WHERE status = 'READY' AND backend_name = %s AND queue_name = %s
+    # The table, read by durable_job_ready.
+    _READY = TABLE
+
+    _BEST = f"""SELECT {", ".join(CLAIM_COLUMNS)} FROM {{ready}}
+        WHERE status = 'READY' AND backend_name = %s{{condition}}
         ORDER BY priority DESC, run_at, id LIMIT %s"""
 
-    def _shares(self, want: int, backend_name: str, names: list[str]) -> dict[str, int]:
-        """Return how many of the best ``want`` jobs are in each queue, looking without locks."""
-        heads = []
-        for name in names:
+    def _shares(self, want: int, backend_name: str, parts: list[Part]) -> dict[Part, int]:
+        """Return how many of the best ``want`` jobs are in each part, looking without locks."""
+        best = []
+        for number, (condition, params) in enumerate(parts):
             rows = self.rows(
-                f"SELECT priority, run_at FROM {TABLE} "
-                "WHERE status = 'READY' AND backend_name = %s AND queue_name = %s "
+                f"SELECT priority, run_at FROM {self._READY} "
+                f"WHERE status = 'READY' AND backend_name = %s{condition} "
                 "ORDER BY priority DESC, run_at, id LIMIT %s",
-                [backend_name, name, want],
+                [backend_name, *params, want],
             )
-            heads += [(-priority, run_at, name) for priority, run_at in rows]
-        heads.sort()
-        return dict(Counter(name for _, _, name in heads[:want]))
+            best += [(-priority, run_at, number) for priority, run_at in rows]
+        best.sort()
+        return dict(Counter(parts[number] for _, _, number in best[:want]))
+
+    # Heads
+
+    # Do dead entries stay in the ready index while a transaction elsewhere is open?
+    has_dead_entries = True
+
+    def look_everywhere(self) -> None:
+        """Make the next claim look at all READY jobs, even if that is slow."""
+        self._heads.forget()
+
+    def _look_for_heads(self, queues: Queues) -> None:
+        """Find out where the READY jobs begin, if claims are slow and it was not done just now.
+
+        Served by durable_job_ready: a look-up for each priority in each queue. Without locks,
+        it passes dead entries several times as fast as a claim does on MariaDB.
+        """
+        if not (self.has_dead_entries and self.own and self._heads.is_due(time.monotonic())):
+            return
+        select = f"SELECT priority, run_at, id FROM {TABLE} WHERE status = 'READY' "
+        first = "ORDER BY priority DESC, run_at, id LIMIT 1"
+        _, round_trip = self._timed("SELECT 1", [])
+        found: list[Head] = []
+        slowest = 0.0
+        for name in self.queue_names(queues):
+            row: Any = (_ABOVE_ALL,)
+            while row and len(found) <= MAX_HEADS:
+                row, seconds = self._timed(
+                    f"{select} AND backend_name = %s AND queue_name = %s AND priority < %s {first}",
+                    [queues.backend_name, name, row[0]],
+                )
+                slowest = max(slowest, seconds - round_trip)
+                if row:
+                    at = self.from_time(row[1])
+                    assert at is not None
+                    found.append(Head(name, row[0], at, self.from_id(row[2])))
+        for head in self._heads.missing(queues, found):
+            condition, params = self._from(head)
+            _, seconds = self._timed(
+                f"{select} AND backend_name = %s{condition} {first}",
+                [queues.backend_name, *params],
+            )
+            if self._heads.keeps(seconds - round_trip):
+                found.append(head)
+        self._heads.looked(queues, found, slowest, time.monotonic())
+
+    def _timed(self, sql: str, params: Sequence[Any]) -> tuple[Any, float]:
+        began = time.monotonic()
+        return self.row(sql, params), time.monotonic() - began
+
+    def _from(self, head: Head) -> Part:
+        """Return the condition for what is of the head's queue and priority and not before it."""
+        at = self.to_time(head.run_at)
+        return (
+            " AND queue_name = %s AND priority = %s AND (run_at > %s OR run_at = %s AND id >= %s)",
+            (head.queue_name, head.priority, at, at, self.to_id(head.id)),
+        )
+
+    # One job at a time, on the connection of the thread that runs it
+
+    def mark_started(self, claim: Claim) -> bool:
+        """Write that this run begins; return whether the job is still the claim's."""
+        return bool(
+            self.changed(
+                f"UPDATE {TABLE} SET started_lease = lease WHERE id = %s AND lease = %s "
+                "AND status = 'RUNNING'",
+                [self.to_id(claim.id), claim.lease],
+            )
+        )
+
+    def complete(self, finish: Finish, now: datetime) -> bool:
+        """Write one ending in the caller's transaction; return whether it counted.
+
+        Raises what the database says, without a second try: the transaction is not ours.
+        """
+        self._exchange([finish], 0, Queues("", ()), "", now)
+        return finish.counted
 
     # Peek, promote
 
@@ -305,9 +414,14 @@ class Store(ABC):
         """Look, without locks and in one round trip, whether there is anything to do.
 
         Served by durable_job_ready and durable_job_scheduled, one look-up each: a queue that is
-        left out is a gap between two ranges, however much waits in it.
+        left out is a gap between two ranges, however much waits in it. From known heads, as claims.
         """
+        self._look_for_heads(queues)
+        parts = [self._from(head) for head in self._heads.known(queues)]
         conditions, params = _ranges(queues)
+        if parts:
+            conditions = [condition for condition, _ in parts]
+            params = [value for _, each in parts for value in (queues.backend_name, *each)]
         ready = " OR ".join(
             f"EXISTS (SELECT 1 FROM {TABLE} "
             f"WHERE status = 'READY' AND backend_name = %s{condition})"
@@ -321,7 +435,7 @@ class Store(ABC):
     # Can a connection wait for notifications from others?
     notifies = False
 
-    def notify(self, payload: str) -> None:
+    def notify(self, payload: str, channel: str = CHANNEL) -> None:
         """Send a notification, which takes effect at the end of the transaction."""
         raise NotImplementedError(f"{self.connection.vendor} has no notifications")
 
@@ -330,10 +444,11 @@ class Store(ABC):
 
         ``idle``: seconds since it last had work. ``interval``: the longest pause. ``hears``:
         whether notifications arrive; without them it looks often for a while.
-        Short at first and ever longer: 5, 10, 20 ms and so on.
+        Short at first, so that jobs whose ring was left out start as soon, and then ever longer: 5
+        ms up to ``THROTTLE``, then twice as long each time.
         """
         longest = interval if hears or idle >= BUSY_FOR else min(BUSY_LOOK, interval)
-        return min(max(idle, FIRST_LOOK), longest)
+        return min(FIRST_LOOK if idle < THROTTLE else idle, longest)
 
     @abstractmethod
     def promote(self, now: datetime, limit: int = MAX_BATCH) -> int:
@@ -342,14 +457,15 @@ class Store(ABC):
     def next_due(self) -> datetime | None:
         """Return when the next scheduled job is due, or None if there is none."""
         row = self.row(f"SELECT MIN(run_at) FROM {TABLE} WHERE status = 'SCHEDULED'")
-        return self.from_time(row[0])
+        due: datetime | None = self.from_time(row[0])
+        return due
 
     # Rescue
 
     def held_by(self, worker_id: str, limit: int = MAX_BATCH) -> list[Claim]:
         """Return up to ``limit`` RUNNING jobs of a worker, as claims."""
         rows = self.rows(
-            f"SELECT {', '.join(CLAIM_COLUMNS)}, worker_id FROM {TABLE} "
+            f"SELECT {', '.join(CLAIM_COLUMNS)}, worker_id, started_lease FROM {TABLE} "
             "WHERE status = 'RUNNING' AND worker_id = %s LIMIT %s",
             [worker_id, limit],
         )
@@ -391,23 +507,33 @@ class Store(ABC):
         """Return the database's clock, in seconds since 1970."""
 
     def to_time(self, value: datetime | None) -> Any:
-        return self.connection.ops.adapt_datetimefield_value(value)
+        """As Django's own adapter has it, but four times as fast."""
+        if value is None:
+            return None
+        zone = self.connection.timezone  # None without USE_TZ
+        return str(value if zone is None else value.astimezone(zone).replace(tzinfo=None))
 
-    def from_time(self, value: Any) -> datetime | None:
-        return value  # type: ignore[no-any-return]
+    def from_time(self, value: Any) -> Any:
+        zone = self.connection.timezone
+        return value if value is None or zone is None else value.replace(tzinfo=zone)
 
     def to_id(self, value: UUID) -> Any:
         return value if self.connection.features.has_native_uuid_field else value.hex
 
     def from_id(self, value: Any) -> UUID:
-        return value if isinstance(value, UUID) else UUID(value)
+        return value if isinstance(value, UUID) else uuid_of(int(value.replace("-", ""), 16))
 
     def to_claim(self, row: Sequence[Any]) -> Claim:
-        """Return a row of ``CLAIM_COLUMNS`` (and perhaps ``worker_id``) as a claim."""
+        """Return a row of ``CLAIM_COLUMNS``, and perhaps what follows them, as a claim."""
         claim = Claim(*row)
+        from_time = self.from_time
         claim.id = self.from_id(claim.id)
-        for name in _CLAIM_TIMES:
-            setattr(claim, name, self.from_time(getattr(claim, name)))
+        claim.run_after = claim.run_after and from_time(claim.run_after)
+        claim.run_at = from_time(claim.run_at)
+        claim.enqueued_at = from_time(claim.enqueued_at)
+        if claim.started_at is not None:
+            claim.started_at = from_time(claim.started_at)
+            claim.last_attempted_at = from_time(claim.last_attempted_at)
         return claim
 
     # Faults
@@ -466,10 +592,14 @@ class Store(ABC):
 
     # Queries
 
+    def _execute(self, cursor: Any, sql: str, params: Sequence[Any]) -> None:
+        """Run one statement; the cursor has its result when this returns."""
+        cursor.execute(sql, params)
+
     def rows(self, sql: str, params: Sequence[Any] = ()) -> list[Any]:
         def work() -> list[Any]:
             with self.connection.cursor() as cursor:
-                cursor.execute(sql, params)
+                self._execute(cursor, sql, params)
                 rows: list[Any] = cursor.fetchall()
                 return rows
 
@@ -484,7 +614,7 @@ class Store(ABC):
 
         def work() -> int:
             with self.connection.cursor() as cursor:
-                cursor.execute(sql, params)
+                self._execute(cursor, sql, params)
                 count: int = cursor.rowcount
                 return count
 
@@ -508,9 +638,6 @@ class Store(ABC):
             "queue_name", "status = 'READY' AND backend_name = %s", [queues.backend_name]
         )
         return [name for name in names if queues.serve(name)]
-
-
-_CLAIM_TIMES = ("run_after", "run_at", "enqueued_at", "started_at", "last_attempted_at")
 
 
 def _ranges(queues: Queues) -> tuple[list[str], list[Any]]:

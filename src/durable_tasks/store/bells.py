@@ -14,15 +14,13 @@ from typing import Any
 from django.db import transaction
 
 from ..statuses import JobStatus
-from .base import Store
+from .base import CHANNEL, THROTTLE, Store
 from .messages import NewJob
 
-CHANNEL = "durable_tasks"
-# Seconds: rings for a queue that follow so closely are left out. A worker that was rung looks again
-# after 5, 10, 20 ... ms, so that it finds what they were for.
-THROTTLE = 0.005
 # A job that is due so soon may be due before a worker's next look.
 SOON = timedelta(minutes=1)
+
+READY = JobStatus.READY.value
 
 _last_rings: dict[tuple[str, str, str], float] = {}
 
@@ -40,17 +38,20 @@ class Bell:
         self._there.setblocking(False)
         self._driver: Any = None
 
-    def listen(self, store: Store) -> None:
+    def listen(self, store: Store, channel: str = CHANNEL) -> None:
         """Hear notifications on this store's connection from now on."""
         with store.connection.cursor() as cursor:
-            cursor.execute(f"LISTEN {CHANNEL}")
+            cursor.execute(f"LISTEN {channel}")
         self._driver = store.connection.connection
         # Also those that come along with the answer to another statement.
         self._driver.add_notify_handler(lambda notify: self._on_ring(notify.payload))
 
-    def ignore(self) -> None:
-        """Hear no notifications."""
+    def ignore(self, store: Store | None = None) -> None:
+        """Hear no notifications; ``store``: a connection that is not to bring them any more."""
         self._driver = None
+        if store is not None:
+            with store.connection.cursor() as cursor:
+                cursor.execute(f"UNLISTEN {CHANNEL}")
 
     def wait(self, timeout: float) -> None:
         """Wait up to ``timeout`` seconds for ``wake()``; call ``on_ring`` meanwhile.
@@ -59,11 +60,12 @@ class Bell:
         """
         until = time.monotonic() + timeout
         while (left := until - time.monotonic()) > 0:
-            watched = [self._here]
+            poll = select.poll()  # select() can't watch the files of a process with many
+            poll.register(self._here, select.POLLIN)
             if self._driver is not None and not self._driver.closed:
-                watched.append(self._driver)
-            ready, _, _ = select.select(watched, [], [], left)
-            if self._here in ready:
+                poll.register(self._driver, select.POLLIN)
+            ready = [file for file, _ in poll.poll(left * 1000)]
+            if self._here.fileno() in ready:
                 with suppress(BlockingIOError):
                     while self._here.recv(1024):
                         pass
@@ -82,7 +84,7 @@ class Bell:
 
     def wake(self) -> None:
         """Let ``wait()`` return; may be called from any thread and from a signal handler."""
-        with suppress(BlockingIOError):
+        with suppress(OSError):  # enough wait to be read, or nobody reads any more
             self._there.send(b"!")
 
     def close(self) -> None:
@@ -99,7 +101,7 @@ def ring_on_commit(store: Store, rows: Iterable[NewJob]) -> None:
     keys = {
         (alias, row.backend_name, row.queue_name)
         for row in rows
-        if row.status == JobStatus.READY or row.run_at - row.enqueued_at < SOON
+        if row.status == READY or row.run_at - row.enqueued_at < SOON
     }
 
     def ring() -> None:

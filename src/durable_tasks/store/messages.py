@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from ..results import add_error, dumps
-from ..statuses import JobStatus
+from ..statuses import ENDED, JobStatus
 
 # A batch of finishes is bounded by count and by bytes of JSON.
 MAX_BATCH = 500
@@ -32,9 +32,12 @@ class NewJob:
     enqueued_at: datetime
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Claim:
-    """A job that a worker has taken, as the row was *before* but for lease and attempts."""
+    """A job that a worker has taken, as the row was *before* but for lease and attempts.
+
+    Told apart by identity: a job may be claimed again while a lost run of it goes on.
+    """
 
     id: UUID
     lease: int  # this claim's token
@@ -52,17 +55,25 @@ class Claim:
     lost: int
     errors: str | None  # JSON
     worker_id: str | None = None
+    started_lease: int | None = None  # of a lost run: what the row says
+
+    @property
+    def runs(self) -> int:
+        """How often the job was started but for the runs that were lost; this one included."""
+        return self.attempts - self.lost
 
 
-CLAIM_COLUMNS = tuple(name for name in Claim.__slots__ if name != "worker_id")
+CLAIM_COLUMNS = tuple(
+    name for name in Claim.__slots__ if name not in ("worker_id", "started_lease")
+)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Finish:
     """What becomes of a claim: written only if the job still has the claim's lease.
 
     ``writes`` names the columns that this ending changes, as attributes of this object; the
-    statements are generated from it.
+    statements are generated from it. ``counted``: set by the store once it was written.
     """
 
     id: UUID
@@ -71,7 +82,8 @@ class Finish:
     status: str
     started_at: datetime | None = None
     last_attempted_at: datetime | None = None
-    finished_at: datetime | None = None
+    finished_at: datetime | None = None  # when the run ended, if it began
+    run_at: datetime | None = None
     return_value: str | None = None  # JSON
     errors: str | None = None  # JSON
     exception_class_path: str | None = None
@@ -79,6 +91,8 @@ class Finish:
     lease: int = 0
     attempts: int = 0
     lost: int = 0
+    counted: bool = False
+    saved: bool = False  # the task's own transaction has written it
     # Not stored: what the announcement needs.
     claim: Claim | None = field(default=None, repr=False)
     exception: BaseException | None = field(default=None, repr=False)
@@ -96,7 +110,7 @@ class Finish:
             claim.started_at or started_at,
             started_at,
             finished_at,
-            return_value,
+            return_value=return_value,
             claim=claim,
         )
 
@@ -109,13 +123,14 @@ class Finish:
         worker_id: str,
         started_at: datetime,
         finished_at: datetime,
+        status: JobStatus = JobStatus.FAILED,
     ) -> "Finish":
-        """The task raised, or could not be called."""
+        """The task raised, or could not be called; or it was cancelled, if that is ``status``."""
         return cls(
             claim.id,
             claim.lease,
             FAILED,
-            JobStatus.FAILED.value,
+            status.value,
             claim.started_at or started_at,
             started_at,
             finished_at,
@@ -129,6 +144,61 @@ class Finish:
             ),
             claim=claim,
             exception=exception,
+        )
+
+    def in_transaction(self) -> "Finish":
+        """Return this success as the task's own transaction writes it.
+
+        It moves the lease on: if nobody learns whether the commit took place, whatever is written
+        later for this run counts only if it did not.
+        """
+        self.writes = (*self.writes, "lease")
+        self.lease = self.fence + 1
+        return self
+
+    @classmethod
+    def retried(
+        cls,
+        claim: Claim,
+        exception: BaseException,
+        *,
+        run_at: datetime,
+        worker_id: str,
+        started_at: datetime,
+        finished_at: datetime,
+    ) -> "Finish":
+        """The task raised and runs again at ``run_at``."""
+        finish = cls.failed(
+            claim,
+            exception,
+            worker_id=worker_id,
+            started_at=started_at,
+            finished_at=finished_at,
+            status=JobStatus.SCHEDULED if run_at > finished_at else JobStatus.READY,
+        )
+        finish.writes = RETRIED
+        finish.run_at = run_at
+        finish.worker_id = None
+        finish.lease = claim.lease + 1
+        return finish
+
+    @classmethod
+    def snoozed(
+        cls, claim: Claim, *, run_at: datetime, started_at: datetime, finished_at: datetime
+    ) -> "Finish":
+        """The task asked to run at ``run_at`` instead; this run does not count."""
+        return cls(
+            claim.id,
+            claim.lease,
+            SNOOZED,
+            (JobStatus.SCHEDULED if run_at > finished_at else JobStatus.READY).value,
+            claim.started_at or started_at,
+            started_at,
+            finished_at,
+            run_at,
+            lease=claim.lease + 1,
+            attempts=claim.attempts - 1,
+            claim=claim,
         )
 
     @classmethod
@@ -145,6 +215,13 @@ class Finish:
             attempts=claim.attempts - 1,
             claim=claim,
         )
+
+    @classmethod
+    def unstarted(cls, claim: Claim) -> "Finish":
+        """As ``released()``, of a claim that was read from the table again: no run began."""
+        if claim.attempts == 1:
+            claim.started_at = claim.last_attempted_at = None
+        return cls.released(claim)
 
     @classmethod
     def rescued(
@@ -172,14 +249,33 @@ class Finish:
         )
 
     @property
+    def is_end(self) -> bool:
+        """Whether the job has ended with this."""
+        return self.status in _ENDED
+
+    @property
     def size(self) -> int:
         """About how many bytes of JSON this carries."""
-        return len((self.return_value or "").encode()) + len((self.errors or "").encode())
+        size = 0
+        for text in (self.return_value, self.errors):
+            if text is not None:
+                size += len(text) if text.isascii() else len(text.encode())
+        return size
 
 
+_ENDED = frozenset(status.value for status in ENDED)
+
+# What each ending writes. When a run that is not the last ended is told by the job's errors.
 _RUN = ("status", "started_at", "last_attempted_at", "finished_at")
 SUCCEEDED = (*_RUN, "return_value")
 FAILED = (*_RUN, "errors", "exception_class_path", "worker_id")
+RETRIED = (
+    *("status", "started_at", "last_attempted_at", "run_at", "errors", "exception_class_path"),
+    *("worker_id", "lease"),
+)
+SNOOZED = (
+    *("status", "started_at", "last_attempted_at", "run_at", "worker_id", "lease", "attempts"),
+)
 RELEASED = ("status", "started_at", "last_attempted_at", "worker_id", "lease", "attempts")
 RESCUED = (
     *("status", "finished_at", "errors", "exception_class_path", "worker_id"),
@@ -223,15 +319,25 @@ class Peek:
 
 @dataclass(slots=True)
 class Exchange:
-    """``counted``: the ids whose finish was written; ``claims``: in the order to run them."""
+    """``finishes``: as they were sent, each told whether it counted; ``claims``: in order to run.
 
-    counted: set[UUID]
+    ``complete``: whether all READY jobs could be claimed; otherwise those that lie before the
+    known heads could not, and can be in about a second.
+    """
+
+    finishes: Sequence[Finish]
     claims: list[Claim]
+    complete: bool = True
+
+    @property
+    def counted(self) -> set[UUID]:
+        """The ids whose finish was written."""
+        return {finish.id for finish in self.finishes if finish.counted}
 
 
-def claim_order(claim: Claim) -> tuple[int, datetime, UUID]:
+def claim_order(claim: Claim) -> tuple[int, datetime, int]:
     """Sort key: higher priority first, then older due time."""
-    return (-claim.priority, claim.run_at, claim.id)
+    return (-claim.priority, claim.run_at, claim.id.int)
 
 
 def batches(finishes: Sequence[Finish]) -> list[list[Finish]]:
@@ -247,12 +353,16 @@ def batches(finishes: Sequence[Finish]) -> list[list[Finish]]:
     return made
 
 
-def by_writes(batch: Sequence[Finish]) -> dict[tuple[str, ...], list[Finish]]:
-    """Return the finishes grouped by the columns they write, each group in order of id.
+def by_ending(batch: Sequence[Finish]) -> dict[tuple[tuple[str, ...], str], list[Finish]]:
+    """Return the finishes grouped by the columns they write and their status, each in order of id.
 
     One order for all keeps two batches that meet from waiting for each other.
     """
-    groups: dict[tuple[str, ...], list[Finish]] = {}
-    for finish in sorted(batch, key=lambda finish: finish.id):
-        groups.setdefault(finish.writes, []).append(finish)
+    groups: dict[tuple[tuple[str, ...], str], list[Finish]] = {}
+    for finish in sorted(batch, key=_id_of):
+        groups.setdefault((finish.writes, finish.status), []).append(finish)
     return groups
+
+
+def _id_of(finish: Finish) -> int:
+    return finish.id.int  # what a UUID compares, without a call for each comparison

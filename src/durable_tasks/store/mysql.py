@@ -5,47 +5,46 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from django.conf import settings
 from django.db import OperationalError
 
 from .base import TABLE, Store, marks
-from .messages import MAX_BATCH, Exchange, Finish, Queues, by_writes
+from .messages import MAX_BATCH, Claim, Finish, Queues, by_ending
 
 # Columns without a default, with a value that an INSERT accepts for each.
 _FILLERS = {
-    "backend_name": "",
-    "queue_name": "",
-    "priority": 0,
-    "task_path": "",
-    "args": "[]",
-    "kwargs": "{}",
-    "run_at": "2000-01-01",
-    "enqueued_at": "2000-01-01",
-    "status": "",
-    "attempts": 0,
-    "lost": 0,
-    "lease": 0,
+    "backend_name": "''",
+    "queue_name": "''",
+    "priority": "0",
+    "task_path": "''",
+    "args": "'[]'",
+    "kwargs": "'{}'",
+    "run_at": "'2000-01-01'",
+    "enqueued_at": "'2000-01-01'",
+    "status": "''",
+    "attempts": "0",
+    "lost": "0",
+    "lease": "0",
 }
 
 
 @cache
-def _finish_sql(writes: tuple[str, ...]) -> tuple[str, list[Any]]:
-    """Return the statement that saves a batch of finishes which write these columns, and the values
-    that follow those of each row.
+def _finish_sql(writes: tuple[str, ...]) -> tuple[str, str, str]:
+    """Return the statement that saves finishes which write these columns: its head, its part for
+    each row, and its tail.
 
     It never inserts: each row is there and locked by this transaction. Written as an upsert it
     takes many rows at once by primary key, whatever the collation of the connection; as a join
     with a derived table it is a third slower.
     """
     fillers = {name: value for name, value in _FILLERS.items() if name not in writes}
-    columns = ("id", *writes, *fillers)
+    columns = ", ".join(("id", *writes, *fillers))
+    values = ",".join((marks(1 + len(writes)), *fillers.values()))
     changes = ", ".join(f"{name} = VALUES({name})" for name in writes)
-    # With anything but placeholders the driver would send each row alone.
-    sql = (
-        f"INSERT INTO {TABLE} ({', '.join(columns)}) VALUES ({marks(len(columns))}) "
-        f"ON DUPLICATE KEY UPDATE {changes}"
+    return (
+        f"INSERT INTO {TABLE} ({columns}) VALUES ",
+        f"({values})",
+        f" ON DUPLICATE KEY UPDATE {changes}",
     )
-    return sql, list(fillers.values())
 
 
 # What the driver calls operational errors: 1366 is text that the column or the connection can't
@@ -60,6 +59,9 @@ class MySQLStore(Store):
 
     # Always one queue with equality: several at once would be a sort that locks every READY row.
     _BEST = f"{Store._BEST} FOR UPDATE SKIP LOCKED"
+    # From a head, MariaDB would otherwise look up the equal columns alone, and lock its way through
+    # all that lies before the head.
+    _READY = f"{TABLE} FORCE INDEX (durable_job_ready)"
 
     @classmethod
     def own_settings(cls, database: dict[str, Any]) -> dict[str, Any]:
@@ -75,17 +77,18 @@ class MySQLStore(Store):
 
     def _exchange(
         self, batch: list[Finish], want: int, queues: Queues, worker_id: str, now: datetime
-    ) -> Exchange:
-        exchange = Exchange(set(), [])
+    ) -> list[Claim]:
+        kept: list[Finish] = []
         self._measure_packet(batch)
         with self._transaction():
             if batch:
-                self._finish(batch, exchange)
-            if want:
-                exchange.claims = self._claim(want, queues, worker_id, now)
-        return exchange
+                kept = self._finish(batch)
+            claims = self._claim(want, queues, worker_id, now) if want else []
+        for finish in kept:
+            finish.counted = True
+        return claims
 
-    def _finish(self, batch: list[Finish], exchange: Exchange) -> None:
+    def _finish(self, batch: list[Finish]) -> list[Finish]:
         """Lock the rows by primary key, see which still have their lease, and write those."""
         ids = sorted(self.to_id(finish.id) for finish in batch)
         leases = {
@@ -96,20 +99,14 @@ class MySQLStore(Store):
         }
         kept = [finish for finish in batch if leases.get(finish.id) == finish.fence]
         with self.connection.cursor() as cursor:
-            for writes, finishes in by_writes(kept).items():
-                sql, fillers = _finish_sql(writes)
-                cursor.executemany(
-                    sql,
-                    [
-                        [
-                            self.to_id(finish.id),
-                            *(self._value(getattr(finish, column)) for column in writes),
-                            *fillers,
-                        ]
-                        for finish in finishes
-                    ],
-                )
-        exchange.counted.update(finish.id for finish in kept)
+            for (writes, _), finishes in by_ending(kept).items():
+                head, row, tail = _finish_sql(writes)
+                params = []
+                for finish in finishes:
+                    params.append(self.to_id(finish.id))
+                    params += [self._value(getattr(finish, column)) for column in writes]
+                cursor.execute(head + ",".join([row] * len(finishes)) + tail, params)
+        return kept
 
     def _value(self, value: Any) -> Any:
         return self.to_time(value) if isinstance(value, datetime) else value
@@ -173,11 +170,6 @@ class MySQLStore(Store):
         # Not UNIX_TIMESTAMP(NOW()): that goes through the session's time zone and its extra hour.
         sql = "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
         return float(self.row(sql)[0]) / 1_000_000
-
-    def from_time(self, value: Any) -> datetime | None:
-        if value is None or not settings.USE_TZ:
-            return value  # type: ignore[no-any-return]
-        return value.replace(tzinfo=self.connection.timezone)  # type: ignore[no-any-return]
 
     def is_data_error(self, error: Exception) -> bool:
         return super().is_data_error(error) or (

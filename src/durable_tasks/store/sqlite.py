@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
-from django.conf import settings
 from django.db import OperationalError
 
 from .base import TABLE, Store, marks
-from .messages import MAX_BATCH, Exchange, Finish, Peek, Queues, by_writes
+from .messages import MAX_BATCH, Claim, Finish, Peek, Queues, by_ending
 
 # Seconds between two looks at whether the file has changed, for so long after work and later.
 WATCH, WATCH_FOR, WATCH_IDLE = 0.005, 10.0, 0.02
@@ -21,6 +20,8 @@ class SQLiteStore(Store):
 
     # The version of the data at the last look, at which queues it was, and what it saw.
     _seen: tuple[int, Queues, Peek] | None = None
+
+    has_dead_entries = False
 
     _BEGIN = "BEGIN IMMEDIATE"
 
@@ -57,29 +58,32 @@ class SQLiteStore(Store):
 
     def _exchange(
         self, batch: list[Finish], want: int, queues: Queues, worker_id: str, now: datetime
-    ) -> Exchange:
-        exchange = Exchange(set(), [])
+    ) -> list[Claim]:
+        kept: list[Finish] = []
         self._seen = None  # our own commits do not count as changes
         with self._transaction():
-            for writes, finishes in by_writes(batch).items():
-                self._finish(writes, finishes, exchange)
-            if want:
-                exchange.claims = self._claim(want, queues, worker_id, now)
-        return exchange
+            for (writes, _), finishes in by_ending(batch).items():
+                kept += self._finish(writes, finishes)
+            claims = self._claim(want, queues, worker_id, now) if want else []
+        for finish in kept:
+            finish.counted = True
+        return claims
 
-    def _finish(self, writes: tuple[str, ...], finishes: list[Finish], exchange: Exchange) -> None:
+    def _finish(self, writes: tuple[str, ...], finishes: list[Finish]) -> list[Finish]:
         """One UPDATE by primary key for each job: there is no round trip to save."""
         changes = ", ".join(f"{column} = ?" for column in writes)
         sql = f"UPDATE {TABLE} SET {changes} WHERE id = ? AND lease = ?"
+        kept = []
         with self.connection.wrap_database_errors:
             execute = self.connection.connection.execute
             for finish in finishes:
-                values = [self._value(getattr(finish, column)) for column in writes]
+                values = [getattr(finish, column) for column in writes]
+                for index, value in enumerate(values):
+                    if isinstance(value, datetime):
+                        values[index] = self.to_time(value)
                 if execute(sql, [*values, finish.id.hex, finish.fence]).rowcount:
-                    exchange.counted.add(finish.id)
-
-    def _value(self, value: Any) -> Any:
-        return self.to_time(value) if isinstance(value, datetime) else value
+                    kept.append(finish)
+        return kept
 
     def peek(self, queues: Queues) -> Peek:
         """Look only if another connection has committed something: 4 us when nothing has."""
@@ -125,15 +129,9 @@ class SQLiteStore(Store):
     def database_time(self) -> float:
         return time.time()  # the database is a file on this host
 
-    def from_time(self, value: Any) -> datetime | None:
-        if value is None:
-            return None
+    def from_time(self, value: Any) -> Any:
         # Django's own converter does the same, several times slower.
-        if isinstance(value, str):
-            value = datetime.fromisoformat(value)
-        if settings.USE_TZ and value.tzinfo is None:
-            value = value.replace(tzinfo=self.connection.timezone)
-        return value  # type: ignore[no-any-return]
+        return super().from_time(datetime.fromisoformat(value) if isinstance(value, str) else value)
 
     def is_busy(self, error: Exception) -> bool:
         code = getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from queue import SimpleQueue
 from typing import Any
@@ -53,14 +53,20 @@ class Announcer:
     def __init__(self, sender: type) -> None:
         self._sender = sender
         self._executor: Executor
+        self._on_ended: Callable[[list[Finish]], None]
         self._queue: SimpleQueue[tuple[Claim, datetime] | list[Finish] | None] = SimpleQueue()
+        self._tells_starts = True
         self._behind = 0
         self._room = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
 
-    def start(self, executor: Executor) -> None:
-        """Begin to announce what ``executor`` starts."""
+    def start(self, executor: Executor, on_ended: Callable[[list[Finish]], None]) -> None:
+        """Begin to announce what ``executor`` starts.
+
+        ``on_ended``: called at once, whatever waits to be announced, with the jobs that ended.
+        """
         self._executor = executor
+        self._on_ended = on_ended
         self._thread.start()
 
     def stop(self) -> None:
@@ -68,15 +74,20 @@ class Announcer:
         self._queue.put(None)
         self._thread.join()
 
+    def look(self) -> None:
+        """See whether anybody listens to the starts of what is about to be claimed."""
+        self._tells_starts = is_heard(task_started) or logger.isEnabledFor(logging.DEBUG)
+
     def started(self, claim: Claim, started_at: datetime) -> None:
         """A job is about to run; called by the thread that runs it."""
-        if is_heard(task_started) or logger.isEnabledFor(logging.DEBUG):
+        if self._tells_starts:
             self._queue.put((claim, started_at))
 
     def ended(self, finishes: list[Finish]) -> None:
         """Jobs ended and it counted. Waits if the receivers are far behind."""
         if not finishes:
             return
+        self._on_ended(finishes)
         with self._room:
             self._room.wait_for(lambda: self._behind < MAX_BEHIND)
             self._behind += len(finishes)
@@ -116,8 +127,15 @@ class Announcer:
     def _tell_ends(self, finishes: Sequence[Finish]) -> None:
         debug = logger.isEnabledFor(logging.DEBUG)
         info = logger.isEnabledFor(logging.INFO)
+        heard = {failed: is_heard(task_finished, failed=failed) for failed in (False, True)}
+        if not (debug or heard[False]):  # successes, most of them, are nobody's business
+            finishes = [each for each in finishes if each.status != JobStatus.SUCCESSFUL]
         for finish in finishes:
-            failed = finish.status == JobStatus.FAILED
+            if not finish.is_end:
+                if info:
+                    self._log_next_run(finish)
+                continue
+            failed = finish.status != JobStatus.SUCCESSFUL
             if failed:
                 if info:
                     self._log_failure(finish)
@@ -129,7 +147,7 @@ class Announcer:
                     finish.claim.task_path,
                     extra=facts(finish.claim, self._executor.worker_id),
                 )
-            if not is_heard(task_finished, failed=failed):
+            if not heard[failed]:
                 continue
             if not failed or finish.exception is None:
                 self._tell_end(finish, failed)
@@ -150,12 +168,29 @@ class Announcer:
             failed=failed,
         )
 
+    def _log_next_run(self, finish: Finish) -> None:
+        assert finish.claim is not None
+        assert finish.run_at is not None
+        assert finish.finished_at is not None
+        asked = finish.exception is None
+        logger.info(
+            "Job %s of %s %s; it runs again in %.1f s.",
+            finish.id,
+            finish.claim.task_path,
+            "was snoozed"
+            if asked
+            else f"failed: {finish.exception_class_path}: {first_line(finish.exception)}",
+            (finish.run_at - finish.finished_at).total_seconds(),
+            extra=facts(finish.claim, self._executor.worker_id),
+        )
+
     def _log_failure(self, finish: Finish) -> None:
         assert finish.claim is not None
         logger.info(
-            "Job %s of %s failed: %s: %s",
+            "Job %s of %s %s: %s: %s",
             finish.id,
             finish.claim.task_path,
+            finish.status.lower(),
             finish.exception_class_path,
             first_line(finish.exception),
             extra=facts(finish.claim, self._executor.worker_id),

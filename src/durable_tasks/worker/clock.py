@@ -16,6 +16,7 @@ class Clock:
     """
 
     def __init__(self) -> None:
+        self._aware = settings.USE_TZ  # asked for twice a job, which settings make slow
         self._offset = 0.0
         self._delta = timedelta()
 
@@ -28,7 +29,7 @@ class Clock:
 
     def now(self) -> datetime:
         """Return database time as Django's settings want it: aware, or naive local time."""
-        if settings.USE_TZ:
+        if self._aware:
             return datetime.now(UTC) + self._delta
         return timezone.now() + self._delta
 

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.db import Error as DatabaseFault
 
@@ -12,6 +12,7 @@ from ..chores import rescue
 from ..store import Finish, Queues, Store, own_connection, store_for
 from ..store.bells import Bell
 from ..store.registry import Registry
+from ..store.waits import WAIT, Awaited
 from .clock import Clock
 from .process import is_gone
 
@@ -37,6 +38,7 @@ class Heartbeat:
         queues: Queues,
         clock: Clock,
         timeout: float,
+        max_lost: int,
         on_rescued: Callable[[list[Finish]], None],
         listens: bool,
         on_ring: Callable[[], None],
@@ -46,14 +48,19 @@ class Heartbeat:
         self._queues = queues
         self._clock = clock
         self._timeout = timeout
+        self._max_lost = max_lost
         self._on_rescued = on_rescued
         self._listens = listens
         self._on_ring = on_ring
         self._bell: Bell
+        self._awaited = Awaited()
         # Do notifications arrive? Known once the one that the loop sends has come.
         self.hears = False
         # A notification with this payload is to be sent over another connection, or None.
         self.test: str | None = None
+        self._token: str | None = None
+        self._testing = False  # it is not known yet whether it arrives
+        self._deaf = False  # it is known not to
         self._tested_at: float | None = None
         self.life: UUID | None = None
         # Set when the worker's row was gone: others have taken its jobs.
@@ -62,6 +69,7 @@ class Heartbeat:
         self.looked = threading.Event()
         self._beaten_at = float("-inf")
         self._beaten = threading.Condition()
+        self._called = False  # wake() was called since the last beat began
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -89,12 +97,22 @@ class Heartbeat:
         """
         return not self.lost.is_set() and time.monotonic() - self._beaten_at < self._timeout * 0.7
 
+    def wake(self) -> None:
+        """Beat and look for lost workers now; returns at once, from any thread."""
+        self._called = True
+        self._bell.wake()
+
     def beat_now(self, timeout: float) -> bool:
         """Ask for a beat and wait up to ``timeout`` seconds for it; return ``is_fresh()``."""
-        self._bell.wake()
+        self.wake()
         with self._beaten:
             self._beaten.wait_for(lambda: self.is_fresh() or self.lost.is_set(), timeout)
         return self.is_fresh()
+
+    def ended(self, finishes: list[Finish]) -> None:
+        """Let those know who wait for these jobs; returns at once, from any thread."""
+        if self._awaited.note(finishes):
+            self._bell.wake()
 
     def _run(self) -> None:
         connection = own_connection(self._database)
@@ -106,6 +124,10 @@ class Heartbeat:
                     store.rows("SELECT 1")
                     self._listen(store)
                 pause = self._tick(Registry(store))
+                if self._deaf:
+                    # Behind a pooler, LISTEN stays on a connection that others are lent next, and
+                    # brings them what they never asked for. This may be that one, if not this time.
+                    self._bell.ignore(store)
                 if failing:
                     logger.info("The heartbeat is back.", extra={"worker_id": self._worker_id})
                     failing = False
@@ -124,47 +146,75 @@ class Heartbeat:
                 connection.close()
                 pause = min(1.0, self._timeout / 10)
             self.looked.set()
+            until = time.monotonic() + pause
             self._wait(pause)
+            while self._tell(store) and not self._called and not self._stopping:
+                if (left := until - time.monotonic()) <= 0:
+                    break
+                self._wait(left)
         connection.close()
         self._bell.close()
 
     # Notifications
 
     def _listen(self, store: Store) -> None:
-        self.hears = False
-        if self._listens and store.notifies:
+        self.hears = self._deaf = False
+        self._testing = self._listens and store.notifies
+        self._tested_at = None
+        if self._testing:
             self._bell.listen(store)
-            self._tested_at = time.monotonic()
-            self.test = f"{self._queues.backend_name}\n\n{self.life}"
-            self._on_ring()
         else:
             self._bell.ignore()
 
+    def _tell(self, store: Store) -> bool:
+        """Tell those who wait for what has ended; return whether anybody was told."""
+        if store.connection.connection is None:
+            return False  # a beat connects again
+        try:
+            return self._awaited.tell(store)
+        except DatabaseFault:
+            return False  # they look by themselves, and the next beat says what is wrong
+
     def _rang(self, payload: str) -> None:
+        if payload.startswith(WAIT):
+            self._awaited.hear(payload)
+            return
         backend_name, _, queue_name = payload.partition("\n")
-        if queue_name == f"\n{self.life}":
+        if payload == self._token:
             self.hears = True
+            self._testing = self._deaf = False
             logger.debug("Notifications arrive.", extra={"worker_id": self._worker_id})
         elif backend_name == self._queues.backend_name and self._queues.serve(queue_name):
             self._on_ring()
 
     def _wait(self, pause: float) -> None:
-        if self._tested_at is None or self.hears:
+        if not self._testing:
             self._bell.wait(pause)
             return
+        if self._tested_at is None:
+            # Not sooner: a pooler lends a connection for the time of a statement, and one that was
+            # just used to LISTEN could bring this one notification and no other.
+            self.test = self._token = f"{self._queues.backend_name}\n\n{uuid4()}"
+            self._on_ring()
+            self._tested_at = time.monotonic()
         self._bell.wait(min(pause, TEST_TIMEOUT))
-        if not self.hears and time.monotonic() - self._tested_at >= TEST_TIMEOUT:
+        if self.test is not None:  # it was not sent yet
+            self._tested_at = time.monotonic()
+        if self._testing and time.monotonic() - self._tested_at >= TEST_TIMEOUT:
             logger.info(
                 "Notifications do not arrive on %r; this worker looks for work at its interval. "
                 'OPTIONS["listen_database"] may name a direct connection.',
                 self._database,
                 extra={"worker_id": self._worker_id},
             )
-            self._tested_at = None
+            self._testing = False
+            self._deaf = True
 
     def _tick(self, registry: Registry) -> float:
         """Beat and rescue once; return the seconds until the next time."""
         started = time.monotonic()
+        self._called = False
+        self._awaited.forget()
         life = self.life
         assert life is not None
         self._clock.measure(registry.store)
@@ -184,6 +234,7 @@ class Heartbeat:
             seen=now,
             backend_name=self._queues.backend_name,
             timeout=self._timeout,
+            max_lost=self._max_lost,
             is_gone=is_gone,
         )
         for row in report.workers:
@@ -191,6 +242,7 @@ class Heartbeat:
         if report.finishes:
             log_rescued(report.finishes, self._worker_id)
             self._on_rescued([finish for finish in report.finishes if finish.finished_at])
+            self._on_ring()
         if report.next_look is not None:
             # A little later than the very moment: a beat may be on its way.
             pause = min(pause, max((report.next_look - now) / 1e6 + 0.1, 0.1))

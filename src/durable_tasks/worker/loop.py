@@ -4,7 +4,9 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from queue import Empty, SimpleQueue
 from uuid import UUID
 
@@ -73,12 +75,13 @@ class Lane:
             self.waiting_since = now
         self.pool.submit(claims)
 
-    def end(self, now: float, seconds: float) -> None:
-        """Note that a claim ended after so many seconds."""
+    def end(self, now: float, seconds: float | None = None) -> None:
+        """Note that a claim ended, after so many seconds if it had begun."""
         self.held -= 1
         self.ended_at = now
         self.waiting_since = now if self.waits else None
-        self.seconds = seconds if self.seconds is None else 0.9 * self.seconds + 0.1 * seconds
+        if seconds is not None:
+            self.seconds = seconds if self.seconds is None else 0.9 * self.seconds + 0.1 * seconds
 
     def take_back(self) -> list[Claim]:
         """Take what has not started out of the pool."""
@@ -129,9 +132,10 @@ class Loop:
         self.give_up_after = give_up_after
         self.enter = enter
         self._lanes = (Lane(threads, prefetch, share=1.0), Lane(coroutines, prefetch))
-        # Claimed and not yet saved, by id and lease: a job may be back while its lost run goes on.
-        self._held: dict[tuple[UUID, int], Lane] = {}
+        # Claimed and not yet saved.
+        self._held: dict[Claim, Lane] = {}
         self._unsaved: list[Finish] = []
+        self._saved: list[Finish] = []  # by the tasks' own transactions
         self._stopping = False
         self._taken = 0
         self._more = True  # there are probably READY jobs: the last claim got all it wanted
@@ -192,6 +196,9 @@ class Loop:
         if self.heartbeat.lost.is_set():
             self._begin_new_life()
         now = time.monotonic()
+        if self._saved:
+            saved, self._saved = self._saved, []
+            self._settle(saved)
         for lane in self._lanes:
             stuck = lane.waiting_since is not None and now - lane.waiting_since > MAX_WAIT
             if stuck or self._stopping:
@@ -203,9 +210,10 @@ class Loop:
         if self._rung:
             self._rung = False
             self._more = True
-        if self.heartbeat.test is not None:
-            self.store.notify(self.heartbeat.test)
-            self.heartbeat.test = None
+        if (test := self.heartbeat.test) is not None:
+            self.store.notify(test)
+            if self.heartbeat.test == test:
+                self.heartbeat.test = None
         if now >= self._look_at and not self._stopping and (self._room(now) or self._probes(now)):
             self._look(now)
         want = 0 if self._stopping else self._want(now)
@@ -222,7 +230,7 @@ class Loop:
             finishes, want, queues=self.queues, worker_id=self.worker_id, now=self.clock.now()
         )
         del self._unsaved[: len(finishes)]
-        self._settle(finishes, exchange.counted)
+        self._settle(finishes)
         if want:
             self._more = len(exchange.claims) == want
             if exchange.claims:
@@ -232,20 +240,25 @@ class Loop:
                 self._end_probe(now)
             if not self._more:
                 self._look_at = min(self._look_at, now + self._pause_between_looks(now))
-            if self.batch and not exchange.claims and not self._held and not self._unsaved:
-                self._stopping = True
+            idle = not (exchange.claims or self._held or self._unsaved or self._rung)
+            if self.batch and idle:
+                if exchange.complete:
+                    self._stopping = True
+                else:
+                    self.store.look_everywhere()
+                    self._more = True
 
-    def _settle(self, finishes: list[Finish], counted: set[UUID]) -> None:
+    def _settle(self, finishes: list[Finish]) -> None:
         """Announce what counted and log what did not."""
         told = []
-        # A lost run and the one after it may end together: only the newest lease can have counted.
-        fences = {finish.id: finish.fence for finish in sorted(finishes, key=_fence)}
         for finish in finishes:
-            self._held.pop((finish.id, finish.fence), None)
+            self._forget(finish)
             if finish.finished_at is None:
                 continue  # released: nobody needs to know
-            if finish.id in counted and fences[finish.id] == finish.fence:
+            if finish.counted:
                 told.append(finish)
+                if finish.run_at is not None:
+                    self._look_for_next_run(finish.run_at - finish.finished_at)
             else:
                 logger.warning(
                     "The ending of job %s (%s) does not count: another worker has the job.",
@@ -255,14 +268,25 @@ class Loop:
                 )
         self.announcer.ended(told)
 
+    def _look_for_next_run(self, pause: timedelta) -> None:
+        seconds = pause.total_seconds()
+        if seconds <= 0:
+            self._rung = True
+        self._look_at = min(self._look_at, time.monotonic() + seconds)
+
+    def _forget(self, finish: Finish) -> None:
+        assert finish.claim is not None
+        self._held.pop(finish.claim, None)
+
     def _dispatch(self, claims: list[Claim]) -> None:
         parts: tuple[list[Claim], list[Claim]] = ([], [])
         for claim in claims:
             claim.worker_id = self.worker_id
             is_async = self.executor.resolve(claim.task_path).is_async
             parts[is_async].append(claim)
-            self._held[claim.id, claim.lease] = self._lanes[is_async]
+            self._held[claim] = self._lanes[is_async]
         self._taken += len(claims)
+        self.announcer.look()
         now = time.monotonic()
         weight = min(0.5, 0.05 * len(claims))
         for lane, part in zip(self._lanes, parts, strict=True):
@@ -282,22 +306,22 @@ class Loop:
     def _drain(self, timeout: float) -> None:
         """Wait up to ``timeout`` seconds for something to happen, then take all that ended."""
         queue = self.ended
-        try:
-            self._take(queue.get(timeout=timeout) if timeout > 0 else queue.get_nowait())
-            for _ in range(queue.qsize()):
-                self._take(queue.get_nowait())
-        except Empty:
-            pass
+        with suppress(Empty):
+            ended = [queue.get(timeout=timeout) if timeout > 0 else queue.get_nowait()]
+            ended += [queue.get_nowait() for _ in range(queue.qsize())]
+            now = time.monotonic()
+            for finish in ended:
+                if finish is not None:
+                    self._take(finish, now)
 
-    def _take(self, finish: Finish | None) -> None:
-        if finish is None:
-            return
-        self._unsaved.append(finish)
-        assert finish.finished_at is not None
-        assert finish.last_attempted_at is not None
-        ran = finish.finished_at - finish.last_attempted_at
-        lane = self._held[finish.id, finish.fence]
-        lane.end(time.monotonic(), ran.total_seconds())
+    def _take(self, finish: Finish, now: float) -> None:
+        (self._saved if finish.saved else self._unsaved).append(finish)
+        assert finish.claim is not None
+        lane = self._held[finish.claim]
+        if finish.finished_at is None or finish.last_attempted_at is None:
+            lane.end(now)  # it did not begin
+        else:
+            lane.end(now, (finish.finished_at - finish.last_attempted_at).total_seconds())
 
     # How much to claim
 
@@ -346,7 +370,7 @@ class Loop:
 
     def _seconds_to_wait(self) -> float:
         now = time.monotonic()
-        if self._unsaved or self.heartbeat.lost.is_set():
+        if self._unsaved or self._saved or self._rung or self.heartbeat.lost.is_set():
             return 0.0
         until = [self._reconcile_at]
         until += [
@@ -392,15 +416,13 @@ class Loop:
         this is the thread that claims.
         """
         self._reconcile_at = now + self.give_up_after / 4
-        if all(token in self._held for token in self.store.tokens_of(self.worker_id)):
+        held = {(claim.id, claim.lease) for claim in self._held}
+        if held.issuperset(self.store.tokens_of(self.worker_id)):
             return
         rows = self.store.held_by(self.worker_id)
-        claims = [claim for claim in rows if (claim.id, claim.lease) not in self._held]
+        claims = [claim for claim in rows if (claim.id, claim.lease) not in held]
         if claims:
-            for claim in claims:
-                if claim.attempts == 1:  # it was not started
-                    claim.started_at = claim.last_attempted_at = None
-            self.store.finish([Finish.released(claim) for claim in claims], now=self.clock.now())
+            self.store.finish([Finish.unstarted(claim) for claim in claims], now=self.clock.now())
             logger.warning(
                 "Gave back %s jobs whose claim was never answered.",
                 len(claims),
@@ -419,7 +441,7 @@ class Loop:
             self._give_back(lane)
         for finish in self._unsaved:
             if finish.finished_at is None:
-                self._held.pop((finish.id, finish.fence), None)
+                self._forget(finish)
         self._unsaved = [finish for finish in self._unsaved if finish.finished_at is not None]
         self.heartbeat.begin(self.enter())
         self._reconcile_at = 0.0
@@ -448,7 +470,3 @@ class Loop:
         if self._failing_since is not None:
             logger.info("The database is back.", extra={"worker_id": self.worker_id})
             self._failing_since = None
-
-
-def _fence(finish: Finish) -> int:
-    return finish.fence

@@ -99,23 +99,25 @@ class ThreadPool(Pool):
         """Run claims in the calling thread until ``stop()``."""
         task_backends[self.executor.backend_name]  # made once, not in each job's context
         try:
-            while (claim := self._next()) is not None:
+            while True:
+                waits = self._claims.empty()
+                if (claim := self._next()) is None:
+                    break
+                if waits:  # connections may have become too old meanwhile
+                    tidy_connections()
                 # What a job leaves in context variables, such as a language, ends with it.
-                self.ended.put(copy_context().run(self._run_one, claim))
+                finish = copy_context().run(self.executor.execute, claim)
+                tidy_connections()
+                self.ended.put(finish)
         finally:
             connections.close_all()
 
     def _next(self) -> Claim | None:
         while True:
-            with suppress(Empty):
+            try:
                 return self._claims.get(timeout=SIGNAL_LOOK)
-
-    def _run_one(self, claim: Claim) -> Finish:
-        tidy_connections()
-        try:
-            return self.executor.execute(claim)
-        finally:
-            tidy_connections()
+            except Empty:
+                pass
 
     def submit(self, claims: Sequence[Claim]) -> None:
         for claim in claims:

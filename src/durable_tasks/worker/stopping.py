@@ -25,6 +25,8 @@ RENEW = 80  # --max-tasks-per-process or --max-memory was reached: to be started
 
 # What a worker tells its supervisor once it looks for work; after it, why it ended if it failed.
 READY = b"ready\n"
+# What a supervisor tells its workers, a byte each: to stop, and that one of them has ended badly.
+STOP, LOST = b"s", b"l"
 
 STOP_SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGQUIT") if hasattr(signal, name)
@@ -108,16 +110,23 @@ class Lifeline:
         with suppress(OSError):
             self._socket.sendall(text)
 
-    def watch(self, worker_id: str, stop: Callable[[], None]) -> None:
-        """Call ``stop`` when the supervisor asks for it, or is gone."""
+    def watch(self, worker: Worker, stop: Callable[[], None]) -> None:
+        """Call ``stop`` when the supervisor asks for it, or is gone.
+
+        When another worker has ended, this one looks at once for the jobs that it left.
+        """
 
         def wait() -> None:
-            asked = b""
-            with suppress(OSError):
-                asked = self._socket.recv(1)
+            asked = LOST
+            while asked == LOST:
+                asked = b""
+                with suppress(OSError):
+                    asked = self._socket.recv(1)
+                if asked == LOST:
+                    worker.look_for_lost()
             why = "The supervisor stops" if asked else "The supervisor is gone"
             logger.info(
-                "%s: worker %s finishes what runs.", why, worker_id, extra={"worker_id": worker_id}
+                "%s: worker %s finishes what runs.", why, worker.id, extra={"worker_id": worker.id}
             )
             stop()
 

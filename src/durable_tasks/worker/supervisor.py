@@ -7,7 +7,8 @@ thread of the parent's may not survive it, and macOS has reasons of its own agai
 Each worker has a socket to the supervisor as its standard input. A byte on it, or its end when the
 supervisor is gone, however that went, lets the worker stop gracefully. So no worker outlives its
 supervisor by more than what it runs; and as a stop is no signal, one that the terminal or systemd
-has sent to all processes is not counted twice.
+has sent to all processes is not counted twice. Another byte says that one of the workers has ended:
+those beside it look at once for the jobs that it left.
 """
 
 import logging
@@ -22,7 +23,7 @@ from queue import Empty, SimpleQueue
 
 from ..exceptions import DurableTasksError
 from .restarts import Restarts, how_it_ended
-from .stopping import CUT_SHORT, READY, RENEW, STOP_SIGNALS
+from .stopping import CUT_SHORT, LOST, READY, RENEW, STOP, STOP_SIGNALS
 
 logger = logging.getLogger("durable_tasks")
 
@@ -75,9 +76,13 @@ class Place:
     def stop(self) -> None:
         """Let the worker finish what runs, and start no other."""
         self.start_at = None
+        self.tell(STOP)
+
+    def tell(self, what: bytes) -> None:
+        """Tell the worker, if there is one."""
         if self._line is not None:
             with suppress(OSError):
-                self._line.send(b"s")
+                self._line.send(what)
 
     def kill(self) -> None:
         """End the worker at once."""
@@ -211,6 +216,9 @@ class Supervisor:
         pid = place.process.pid if place.process is not None else None
         worked = place.has_worked()
         error = place.leave() or error
+        if code not in (0, RENEW):
+            for other in self._places:
+                other.tell(LOST)
         if self._stopping:
             if worked and code not in (0, RENEW) and self._asked < 2:
                 self._exit_code = CUT_SHORT

@@ -72,6 +72,7 @@ class Worker:
         self.clock = Clock()
         self._ended: SimpleQueue[Finish | None] = SimpleQueue()
         self._loop: Loop | None = None
+        self._heartbeat: Heartbeat | None = None
         self._stop_asked = False
         self._error: BaseException | None = None
 
@@ -83,6 +84,11 @@ class Worker:
         self._stop_asked = True
         if self._loop is not None:
             self._loop.stop()
+
+    def look_for_lost(self) -> None:
+        """Look at once for jobs of lost workers; may be called from any thread."""
+        if self._heartbeat is not None:
+            self._heartbeat.wake()
 
     def _ring(self) -> None:
         if self._loop is not None:
@@ -130,7 +136,8 @@ class Worker:
             backend_name=settings.queues.backend_name,
             worker_id=self.id,
             now=self.clock.now,
-            max_result_size=settings.options.max_result_size,
+            options=settings.options,
+            database=alias,
             on_start=announcer.started,
         )
         heartbeat = Heartbeat(
@@ -139,6 +146,7 @@ class Worker:
             queues=settings.queues,
             clock=self.clock,
             timeout=settings.options.worker_timeout,
+            max_lost=settings.options.max_lost,
             on_rescued=announcer.ended,
             listens=settings.options.notify,
             on_ring=self._ring,
@@ -162,20 +170,22 @@ class Worker:
             give_up_after=settings.options.worker_timeout,
             enter=lambda: self._add_row(Registry(store)),
         )
-        announcer.start(executor)
+        announcer.start(executor, heartbeat.ended)
         heartbeat.start(self._life)
+        self._heartbeat = heartbeat
         if settings.batch:  # what lost workers left is part of what there is
             heartbeat.looked.wait(FIRST_LOOK)
         coroutines.start()
         if self._stop_asked:  # while it was being made
             self._loop.stop()
         thread = threading.Thread(target=self._run_loop, args=[threads], name="loop", daemon=True)
-        thread.start()
         if settings.threads == 1:
+            thread.start()
             # In this thread, so that a signal interrupts what a task waits for.
             threads.run()
         else:
-            threads.start()
+            threads.start()  # before the loop, which ends them and may be over at once
+            thread.start()
         while thread.is_alive():
             thread.join(SIGNAL_LOOK)
         coroutines.stop()
@@ -199,6 +209,8 @@ class Worker:
             *(self.id, settings.queues, settings.threads, settings.coroutines),
             extra=extra,
         )
+        if note := store.own_note():
+            logger.info("%s", note, extra=extra)
         waiting = store.queue_names(Queues(settings.queues.backend_name, None))
         others = [name for name in waiting if not settings.queues.serve(name)]
         if others:
@@ -249,7 +261,8 @@ class Worker:
             row = registry.find(self.id)
         if row is not None:
             registry.remove(row)
-        rescued = rescue_jobs(store, self.id, self.clock.now())
+        max_lost = self.settings.options.max_lost
+        rescued = rescue_jobs(store, self.id, self.clock.now(), max_lost=max_lost)
         if rescued:
             log_rescued(rescued, self.id)
         self._add_row(registry)

@@ -267,7 +267,7 @@ class Command(BaseCommand):
             stop = Stop(worker, options["shutdown_timeout"])
             stop.on_signals()
         if lifeline is not None:
-            lifeline.watch(worker.id, stop.gracefully)
+            lifeline.watch(worker, stop.gracefully)
         try:
             worker.run()
         except (DurableTasksError, ImproperlyConfigured, DatabaseError) as error:

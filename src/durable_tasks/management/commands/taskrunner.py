@@ -43,6 +43,15 @@ class Command(BaseCommand):
             help="seconds between two looks for work when there is none (default: 1)",
         )
 
+        # The runner fires no schedules with or without it; accepted so that a command line that
+        # says so need not change.
+        parser.add_argument(
+            "--no-periodic",
+            action="store_false",
+            dest="periodic",
+            help="fire no schedules; there are none yet, so this changes nothing",
+        )
+
     def handle(self, **options: Any) -> None:
         name = options["worker_id"]
         call_command(
