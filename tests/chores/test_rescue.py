@@ -114,7 +114,8 @@ class RescueTests(StoreTestCase):
             self.assertEqual((row.status, row.lost, len(row.errors)), (status, times, times))
             self.assertEqual(finish.status, status)
             if status == "READY":
-                self.claim(worker_id="unknown")
+                [claim] = self.claim(worker_id="unknown")
+                self.assertTrue(self.store.mark_started(claim))
         self.assertIsInstance(finish.exception, WorkerLost)
         self.assertEqual(row.exception_class_path, "durable_tasks.exceptions.WorkerLost")
         self.assertIn("Lost 3 times", row.errors[-1]["traceback"])
@@ -122,11 +123,25 @@ class RescueTests(StoreTestCase):
         self.assertIsNone(row.worker_id)
 
     def test_a_task_that_must_not_run_twice_fails_at_its_first_loss(self) -> None:
-        [job] = make_running(worker_id="unknown", task_path="tests.app.store_tasks.only_once")
+        path = "tests.app.store_tasks.only_once"
+        [job] = make_running(worker_id="unknown", task_path=path, started_lease=1)
         [other] = make_running(worker_id="unknown")
         self.tick()
         statuses = dict(Job.objects.values_list("id", "status"))
         self.assertEqual(statuses, {job.id: "FAILED", other.id: "READY"})
+
+    def test_a_run_that_is_known_not_to_have_started_does_not_count(self) -> None:
+        path = "tests.app.store_tasks.only_once"
+        # Prefetched: the run before is the one that was marked.
+        [job] = make_running(worker_id="unknown", task_path=path, lease=3, started_lease=2)
+        [lost] = make_running(worker_id="unknown", lost=2, lease=3, started_lease=None)
+        self.tick()
+        for id, losses in ((job.id, 0), (lost.id, 2)):
+            row = Job.objects.get(id=id)
+            self.assertEqual(
+                (row.status, row.lost, row.attempts, row.lease, row.errors),
+                ("READY", losses, 0, 4, None),
+            )
 
     def test_a_job_whose_task_is_unknown_runs_again_to_say_so(self) -> None:
         make_running(worker_id="unknown", task_path="tests.app.nowhere")
@@ -147,10 +162,10 @@ class RescueTests(StoreTestCase):
         make_running(4, worker_id="unknown")
         held = self.store.held_by("unknown")
         store = self.open_store()
-        first = rescue.rescue_jobs(store, "unknown", timezone.now())
+        first = rescue.rescue_jobs(store, "unknown", timezone.now(), max_lost=3)
         self.assertEqual(len(first), 4)
         # The other one read the same jobs before.
         with mock.patch.object(self.store, "held_by", side_effect=[held]):
-            second = rescue.rescue_jobs(self.store, "unknown", timezone.now())
+            second = rescue.rescue_jobs(self.store, "unknown", timezone.now(), max_lost=3)
         self.assertEqual(second, [])
         self.assertEqual(set(Job.objects.values_list("status", "lost")), {("READY", 1)})

@@ -28,6 +28,7 @@ def new_heartbeat(timeout=10.0, on_rescued=lambda finishes: None):
         queues=Queues("default", None),
         clock=Clock(),
         timeout=timeout,
+        max_lost=3,
         on_rescued=on_rescued,
         listens=False,
         on_ring=lambda: None,
@@ -128,6 +129,7 @@ class BeatTests(WorkerTestCase):
                 status="RUNNING",
                 worker_id="dead" if owner == "once" else owner,
                 lease=5,
+                started_lease=5 if owner == "once" else None,
                 attempts=2,
             )
         rescued = []
