@@ -72,7 +72,9 @@ class ConnectionTests(WorkerTestCase):
     def test_djangos_pool_gives_tasks_their_connections_and_the_engine_none(self):
         if not POSTGRES:
             self.skipTest("PostgreSQL's")
-        with self.worker("--threads", "2", CONN_MAX_AGE=0, OPTIONS={"pool": {"max_size": 2}}):
+        with self.worker(
+            "--threads", "2", CONN_MAX_AGE=0, OPTIONS={"pool": {"min_size": 1, "max_size": 2}}
+        ):
             for _ in range(5):
                 self.assertEqual(self.run_task(tasks.planner_settings), ["on", "on"])
             # Both of the pool's are taken: the engine goes on, with its own.
