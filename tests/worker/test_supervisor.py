@@ -195,6 +195,8 @@ class SupervisorTests(SupervisedTestCase):
             let_go()
             job = ended(result)
             self.assertEqual((job.status, job.attempts, job.lost), ("SUCCESSFUL", 2, 1))
+            # The other one was told of it before the new one had even started.
+            self.assertNotEqual(job.worker_id, name)
             eventually(lambda: len(self.workers()) == 2, "there are two again")
             self.assertNotEqual(self.workers()[name], pid)
             supervisor.says(
