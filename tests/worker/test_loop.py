@@ -43,8 +43,8 @@ class Slots:
 
 
 class LaneTests(SimpleTestCase):
-    def lane(self, slots, **values):
-        return Lane(Slots(slots), **values)
+    def lane(self, slots, runs=MAX_BATCH, **values):
+        return Lane(Slots(slots), runs=runs, **values)
 
     def test_without_experience_only_free_slots_are_room(self):
         self.assertEqual(self.lane(4).room(0), 4)
@@ -66,12 +66,18 @@ class LaneTests(SimpleTestCase):
         self.assertGreater(stuck.room(100.0), 100)
         self.assertEqual(stuck.room(101.0), 0)
 
-    def test_the_run_time_is_a_moving_average(self):
-        lane = self.lane(1, held=2)
+    def test_a_few_fast_tasks_are_no_reason_for_a_large_reserve(self):
+        self.assertEqual(self.lane(4, runs=3, seconds=0.001).room(0), 4 + 3)
+
+    def test_the_run_time_is_an_average_that_remembers_rare_long_ones(self):
+        lane = self.lane(1, runs=0, held=1000)
         lane.end(0.0, 1.0)
-        self.assertEqual((lane.held, lane.seconds), (1, 1.0))
+        self.assertEqual((lane.held, lane.seconds), (999, 1.0))
         lane.end(0.0, 2.0)
-        self.assertAlmostEqual(lane.seconds, 1.1)
+        self.assertAlmostEqual(lane.seconds, 1.5)
+        for number in range(500):
+            lane.end(0.0, 0.2 if number % 10 == 0 else 0.0)
+        self.assertTrue(0.015 < lane.seconds < 0.025, lane.seconds)
 
     def test_what_has_no_slot_waits_until_one_ends_or_it_is_taken_back(self):
         lane = self.lane(2)

@@ -30,7 +30,6 @@ STEPS = {
     "loop: a turn": "durable_tasks.worker.loop:Loop._turn",
     "loop: settle": "durable_tasks.worker.loop:Loop._settle",
     "loop: dispatch": "durable_tasks.worker.loop:Loop._dispatch",
-    "thread: one claim": "durable_tasks.worker.pools:ThreadPool._run_one",
     "thread: tidy connections": "durable_tasks.worker.pools:tidy_connections",
     "run: execute": "durable_tasks.execute:Executor.execute",
     "run: aexecute's call": "durable_tasks.execute:Executor._call",

@@ -29,6 +29,9 @@ RESERVE = 0.15
 MAX_WAIT = 1.0
 # Seconds in which no slot of a kind has become free, until jobs of the other kind are looked for.
 STUCK = 0.1
+# How much one run counts in the usual run time: among a hundred short ones, some long ones should
+# not be forgotten.
+WEIGHT = 0.02
 # Seconds between two tries when the database is away: the first and the longest pause.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 
@@ -42,6 +45,7 @@ class Lane:
     held: int = 0  # submitted and not ended
     share: float = 0.0  # of the recent claims, how many were for this pool
     seconds: float | None = None  # a claim's usual run time
+    runs: int = 0  # how many it is the average of
     ended_at: float = 0.0  # when one ended last, or the pool was idle (monotonic)
     waiting_since: float | None = None  # since when claims wait and none has ended (monotonic)
 
@@ -64,6 +68,7 @@ class Lane:
             # All slots are taken and nothing ends: this is no time for a reserve.
             pace = max(pace, (now - self.ended_at) * self.pool.slots)
         reserve = 0 if pace is None else int(self.pool.slots * RESERVE / max(pace, 1e-6))
+        reserve = min(reserve, self.runs)  # a few short ones say little about the next hundred
         return min(self.pool.slots + reserve, MAX_BATCH) - self.held
 
     def submit(self, claims: list[Claim], now: float) -> None:
@@ -81,7 +86,9 @@ class Lane:
         self.ended_at = now
         self.waiting_since = now if self.waits else None
         if seconds is not None:
-            self.seconds = seconds if self.seconds is None else 0.9 * self.seconds + 0.1 * seconds
+            self.runs += 1
+            usual = self.seconds or 0.0
+            self.seconds = usual + max(WEIGHT, 1 / self.runs) * (seconds - usual)
 
     def take_back(self) -> list[Claim]:
         """Take what has not started out of the pool."""

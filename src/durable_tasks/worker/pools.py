@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 from asgiref.sync import sync_to_async
 from django.db import connections
 
-from ..compat import task_backends
+from ..compat import TASK_MAX_PRIORITY, task_backends
 from ..execute import Executor
 from ..store import Claim, Finish
 
@@ -57,14 +57,25 @@ class Pool(ABC):
         self.slots = slots
         self.executor = executor
         self.ended = ended
+        self._last_priority = TASK_MAX_PRIORITY  # of the last that waits
 
     @abstractmethod
     def start(self) -> None:
         """Begin to run what is submitted."""
 
-    @abstractmethod
     def submit(self, claims: Sequence[Claim]) -> None:
-        """Run these claims, in order, as slots become free."""
+        """Run these claims, in order, as slots become free.
+
+        Those of a higher priority come before what waits here already.
+        """
+        if claims[0].priority > self._last_priority and (waiting := self.take_back()):
+            claims = sorted([*waiting, *claims], key=lambda claim: -claim.priority)
+        self._last_priority = claims[-1].priority
+        self._add(claims)
+
+    @abstractmethod
+    def _add(self, claims: Sequence[Claim]) -> None:
+        """Let these claims wait for slots, after those that do already."""
 
     @abstractmethod
     def take_back(self) -> list[Claim]:
@@ -119,7 +130,7 @@ class ThreadPool(Pool):
             except Empty:
                 pass
 
-    def submit(self, claims: Sequence[Claim]) -> None:
+    def _add(self, claims: Sequence[Claim]) -> None:
         for claim in claims:
             self._claims.put(claim)
 
@@ -172,7 +183,7 @@ class CoroutinePool(Pool):
         finally:
             self._loop.close()
 
-    def submit(self, claims: Sequence[Claim]) -> None:
+    def _add(self, claims: Sequence[Claim]) -> None:
         self._waiting.extend(claims)
         self._loop.call_soon_threadsafe(self._fill)
 
