@@ -107,6 +107,19 @@ class KilledTests(WorkerTestCase):
         self.assertIn("the job may be what ends its workers", job.errors[-1]["traceback"])
         self.assertEqual(effects(), ["x"] * 3)
 
+    def test_a_job_that_kills_its_workers_fails_none_of_those_beside_it(self):
+        beside = [tasks.hold.enqueue("a"), tasks.hold.enqueue("b"), tasks.async_hold.enqueue("c")]
+        result = tasks.kill_worker_beside.enqueue(len(beside))
+        for _ in range(3):
+            with running_worker("--threads", "3", options=NEVER, ready=False) as worker:
+                self.assertEqual(worker.wait(), -signal.SIGKILL)
+        let_go()
+        with running_worker(options=NEVER):
+            for other in beside:
+                self.assertEqual((ended(other).status, other.job.lost), ("SUCCESSFUL", 2))
+            job = ended(result)
+        self.assertEqual((job.status, job.attempts, job.lost), ("FAILED", 3, 3))
+
 
 class StoppedTests(WorkerTestCase):
     def test_a_stopped_worker_that_wakes_up_changes_no_row_and_goes_on_anew(self):

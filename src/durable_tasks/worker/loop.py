@@ -3,7 +3,8 @@
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -143,6 +144,11 @@ class Loop:
         self._held: dict[Claim, Lane] = {}
         self._unsaved: list[Finish] = []
         self._saved: list[Finish] = []  # by the tasks' own transactions
+        # Those that fail if they are lost once more, perhaps because of one of them. They run one
+        # at a time, so that none fails for another.
+        self._suspects: deque[Claim] = deque()
+        self._suspect: Claim | None = None  # the one that runs
+        self._suspects_since = 0.0  # since when they wait (monotonic)
         self._stopping = False
         self._taken = 0
         self._more = True  # there are probably READY jobs: the last claim got all it wanted
@@ -212,6 +218,8 @@ class Loop:
                 self._give_back(lane)
             if stuck:
                 self._probe_at = now + MAX_WAIT  # let others have them first
+        if self._stopping or now - self._suspects_since > MAX_WAIT:
+            self._give_back_suspects()
         if now >= self._reconcile_at:
             self._reconcile(now)
         if self._rung:
@@ -287,10 +295,11 @@ class Loop:
 
     def _dispatch(self, claims: list[Claim]) -> None:
         parts: tuple[list[Claim], list[Claim]] = ([], [])
+        last = self.executor.options.max_lost - 1
         for claim in claims:
             claim.worker_id = self.worker_id
             is_async = self.executor.resolve(claim.task_path).is_async
-            parts[is_async].append(claim)
+            (self._suspects if 0 < claim.lost >= last else parts[is_async]).append(claim)
             self._held[claim] = self._lanes[is_async]
         self._taken += len(claims)
         self.announcer.look()
@@ -300,6 +309,13 @@ class Loop:
             lane.share += weight * (len(part) / len(claims) - lane.share)
             if part:
                 lane.submit(part, now)
+        self._run_suspect(now)
+
+    def _run_suspect(self, now: float) -> None:
+        if self._suspect is None and self._suspects:
+            claim = self._suspect = self._suspects.popleft()
+            self._held[claim].submit([claim], now)
+            self._suspects_since = now
 
     def _end_probe(self, now: float) -> None:
         """Give a claim back at once whose kind has no free slot, and leave it to others a while."""
@@ -329,6 +345,9 @@ class Loop:
             lane.end(now)  # it did not begin
         else:
             lane.end(now, (finish.finished_at - finish.last_attempted_at).total_seconds())
+        if finish.claim is self._suspect:
+            self._suspect = None
+            self._run_suspect(now)
 
     # How much to claim
 
@@ -349,8 +368,9 @@ class Loop:
         return max(0, min(room, MAX_BATCH, self._left()))
 
     def _left(self) -> int:
-        """Return how many tasks may still be taken before the worker's maximum."""
-        return MAX_BATCH if self.max_tasks is None else self.max_tasks - self._taken
+        """Return how many tasks may still be taken at once."""
+        left = MAX_BATCH - len(self._suspects)
+        return left if self.max_tasks is None else min(left, self.max_tasks - self._taken)
 
     def _probes(self, now: float) -> bool:
         """Return whether to claim one more job although the usual mix does not fit.
@@ -371,9 +391,18 @@ class Loop:
 
     def _give_back(self, lane: Lane) -> None:
         """Take what has not started out of the pool; the next exchange releases it."""
-        for claim in lane.take_back():
-            self._taken -= 1
-            self._unsaved.append(Finish.released(claim))
+        claims = lane.take_back()
+        if self._suspect in claims:
+            self._suspect = None
+        self._release(claims)
+
+    def _give_back_suspects(self) -> None:
+        self._release(self._suspects)
+        self._suspects.clear()
+
+    def _release(self, claims: Collection[Claim]) -> None:
+        self._taken -= len(claims)
+        self._unsaved += map(Finish.released, claims)
 
     def _seconds_to_wait(self) -> float:
         now = time.monotonic()
@@ -383,6 +412,8 @@ class Loop:
         until += [
             lane.waiting_since + MAX_WAIT for lane in self._lanes if lane.waiting_since is not None
         ]
+        if self._suspects:
+            until.append(self._suspects_since + MAX_WAIT)
         if not self._stopping:
             if self._want(now):
                 return 0.0
@@ -446,6 +477,7 @@ class Loop:
         )
         for lane in self._lanes:
             self._give_back(lane)
+        self._give_back_suspects()
         for finish in self._unsaved:
             if finish.finished_at is None:
                 self._forget(finish)
