@@ -897,6 +897,25 @@ class ParallelContract(StoreTestCase):
         self.assertEqual(self.store.prune(["FAILED"], now, backend_name="default"), 2)
         self.assertEqual(Job.objects.get().id, jobs[1].id)
 
+    def test_by_hand_only_the_jobs_themselves_are_locked(self) -> None:
+        """In a caller's transaction, of whatever isolation, over a small table."""
+        cases = (("READY", "cancel"), ("RUNNING", "cancel"), ("FAILED", "retry"))
+        for status, word in cases:
+            with self.subTest(status, word=word):
+                Job.objects.all().delete()
+                jobs = make_jobs(40, status=status, worker_id="w")
+                store = store_for(connection)
+                if connection.vendor == "mysql":  # where it could lock the most
+                    store.changed("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                    self.addCleanup(connection.close)
+                with transaction.atomic():
+                    locked = store.lock([job.id for job in jobs[::2]])
+                    self.assertEqual(len(getattr(store, word)(locked, timezone.now())), 20)
+                    others = [job.id for job in jobs]
+                    found = self.store.lock(others, wait=False)
+                    self.assertEqual({job.id for job in found}, {job.id for job in jobs[1::2]})
+                    transaction.set_rollback(True)
+
     def test_claims_of_two_workers_do_not_wait_for_each_other(self) -> None:
         make_jobs(6, queue_name=lambda n: "ab"[n % 2])
         other = self.open_store()

@@ -538,7 +538,7 @@ class Store(ABC):
         running = [self.to_id(job.id) for job in open_jobs if job.status == JobStatus.RUNNING]
         if running:
             self.changed(
-                f"UPDATE {TABLE} SET cancel_requested_at = %s "
+                f"UPDATE {self._BY_KEY} SET cancel_requested_at = %s "
                 f"WHERE id IN ({marks(len(running))}) AND cancel_requested_at IS NULL",
                 [self.to_time(now), *running],
             )
@@ -557,7 +557,7 @@ class Store(ABC):
         ended = [job for job in jobs if job.status in ENDED]
         if ended:
             self.changed(
-                f"UPDATE {TABLE} SET status = 'READY', lease = lease + 1, run_at = %s, "
+                f"UPDATE {self._BY_KEY} SET status = 'READY', lease = lease + 1, run_at = %s, "
                 f"attempts = 0, lost = 0, {', '.join(f'{name} = NULL' for name in _OF_A_RUN)} "
                 f"WHERE id IN ({marks(len(ended))})",
                 [self.to_time(now), *(self.to_id(job.id) for job in ended)],

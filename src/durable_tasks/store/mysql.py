@@ -98,7 +98,8 @@ class MySQLStore(Store):
         rows = {
             self.from_id(id): rest
             for id, *rest in self.rows(
-                f"SELECT id, lease, {'cancel_requested_at' if again else 'NULL'} FROM {TABLE} "
+                f"SELECT id, lease, {'cancel_requested_at' if again else 'NULL'} "
+                f"FROM {self._BY_KEY} "
                 f"WHERE id IN ({marks(len(ids))}) FOR UPDATE",
                 ids,
             )
