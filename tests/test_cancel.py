@@ -1,12 +1,12 @@
 """Cancelling and retrying by hand: a result, an id, or what a queryset finds."""
 
-import asyncio
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from unittest import mock, skipUnless
 
+from asgiref.sync import async_to_sync
 from django.db import connection, connections, transaction
 from django.test import skipUnlessDBFeature
 from django.utils import timezone
@@ -79,7 +79,7 @@ class ResultTests(WorkerTestCase):
                 await backend().aretry(result.id),
             ]
 
-        self.assertEqual(asyncio.run(cancel_and_retry()), [True, False, True, False])
+        self.assertEqual(async_to_sync(cancel_and_retry)(), [True, False, True, False])
         self.assertEqual(result.job.status, "READY")
 
     def test_it_belongs_to_the_callers_transaction(self):
