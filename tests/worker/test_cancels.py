@@ -51,14 +51,15 @@ class CancelTests(WorkerTestCase):
     @skipUnless(connection.vendor == "postgresql", "needs notifications")
     def test_a_notification_tells_it_at_once(self):
         result = tasks.async_minute.enqueue("x")
-        # By itself it would look once, and not again within the test.
+        # By itself it would not look within the test.
         with (
             mock.patch("durable_tasks.worker.loop.CANCELS_EVERY", 3600.0),
             ThreadPoolExecutor() as pool,
         ):
             done = pool.submit(work)
             held("x")
-            eventually(lambda: result.cancel() and done.done())
+            # More than once: perhaps it does not listen yet.
+            eventually(lambda: not result.cancel())
             done.result()
         self.assertEqual(result.job.status, "CANCELLED")
 
@@ -70,7 +71,7 @@ class CancelTests(WorkerTestCase):
             for _ in range(200):
                 tasks.no_value.enqueue()
             work()
-            self.assertLessEqual(look.call_count, 2 + (time.monotonic() - before))
+            self.assertLessEqual(look.call_count, time.monotonic() - before)
 
     def test_a_job_whose_worker_dies_before_it_looks_does_not_run_again(self):
         result = tasks.minute.enqueue("x")

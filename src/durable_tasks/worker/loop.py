@@ -299,6 +299,8 @@ class Loop:
 
     def _dispatch(self, claims: list[Claim]) -> None:
         parts: tuple[list[Claim], list[Claim]] = ([], [])
+        if not self._held:  # most jobs end before it is worth a look
+            self._cancels_at = time.monotonic() + CANCELS_EVERY
         for claim in claims:
             claim.worker_id = self.worker_id
             is_async = self.executor.resolve(claim.task_path).is_async
