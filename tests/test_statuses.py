@@ -1,10 +1,12 @@
 from datetime import timedelta
 from itertools import pairwise
 
+from django.db import connection, transaction
 from django.utils import timezone
 
 from durable_tasks.models import Job
 from durable_tasks.statuses import ENDED, MOVES, JobStatus
+from durable_tasks.store import store_for
 from tests.store.contract import KINDS
 from tests.store.jobs import StoreTestCase, make_jobs
 
@@ -34,3 +36,17 @@ class MoveTests(StoreTestCase):
                 for before, after in pairwise(trail):
                     self.assertIn(after, MOVES[JobStatus(before)])
                 self.assertEqual(trail[:3], ["SCHEDULED", "READY", "RUNNING"])
+
+    def test_what_is_done_by_hand_is_allowed(self) -> None:
+        store = store_for(connection)
+        waiting = {JobStatus.READY, JobStatus.SCHEDULED}
+        for word, target, sources in (("cancel", "CANCELLED", waiting), ("retry", "READY", ENDED)):
+            for status in JobStatus:
+                with self.subTest(word, status=status):
+                    [job] = make_jobs(status=status)
+                    with transaction.atomic():
+                        getattr(store, word)(store.lock([job.id]), timezone.now())
+                    after = Job.objects.get(id=job.id).status
+                    self.assertEqual(after, target if status in sources else status)
+                    if status in sources:
+                        self.assertIn(target, MOVES[status])

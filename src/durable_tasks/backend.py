@@ -13,7 +13,7 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.checks import CheckMessage
 from django.core.exceptions import ObjectDoesNotExist
-from django.db import connections, router
+from django.db import connections, router, transaction
 from django.utils import timezone
 
 from .compat import (
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from .models import Job
     from .store import NewJob, Store
+    from .store.byhand import Act
 
 # One call of a task: the task, its positional and its keyword arguments.
 Call = tuple[AnyTask, Sequence[Any], Mapping[str, Any]]
@@ -172,6 +173,49 @@ class DatabaseBackend(BaseTaskBackend):
         alias = self.durable_options.listen_database or store.connection.alias
         return listener(alias).watch(UUID(result_id), wake)
 
+    def cancel(self, result_id: str) -> bool:
+        """Cancel a job; return whether it was waiting or running, False if it had ended.
+
+        A job that waits is CANCELLED at once and never runs. One that runs is interrupted by its
+        worker, within about a second, and is CANCELLED then; but if its task ends by itself
+        before, that counts. All this belongs to the caller's transaction.
+
+        Raises ``TaskResultDoesNotExist`` if there is no such job.
+        """
+        from .store.byhand import cancel  # late, as in _engine
+
+        return self._by_hand(result_id, cancel)
+
+    async def acancel(self, result_id: str) -> bool:
+        """See ``cancel()``."""
+        return await sync_to_async(self.cancel, thread_sensitive=True)(result_id)
+
+    def retry(self, result_id: str) -> bool:
+        """Run a job again that failed or was cancelled; return whether it was one.
+
+        Its attempts count from 0 again, and its errors stay. This belongs to the caller's
+        transaction. Raises ``TaskResultDoesNotExist`` if there is no such job.
+        """
+        from .store.byhand import retry  # late, as in _engine
+
+        return self._by_hand(result_id, partial(retry, successful=False))
+
+    async def aretry(self, result_id: str) -> bool:
+        """See ``retry()``."""
+        return await sync_to_async(self.retry, thread_sensitive=True)(result_id)
+
+    def _by_hand(self, result_id: str, act: "Act") -> bool:
+        store = self._store()
+        try:
+            id = UUID(str(result_id))
+        except ValueError as error:
+            raise TaskResultDoesNotExist(result_id) from error
+        with transaction.atomic(using=store.connection.alias):
+            jobs = [job for job in store.lock([id]) if job.backend_name == self.alias]
+            if not jobs:
+                raise TaskResultDoesNotExist(result_id)
+            return bool(act(store, jobs))
+
     def prepare(
         self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Callable[[], DurableTaskResult]:
@@ -201,9 +245,9 @@ class DatabaseBackend(BaseTaskBackend):
         # Late: models can't be imported while apps load. Once: an import costs at each call.
         from .models import Job
         from .store import NewJob, store_for
-        from .store.bells import ring_on_commit
+        from .store.bells import ring_for
 
-        return Job, NewJob, store_for, ring_on_commit
+        return Job, NewJob, store_for, ring_for
 
     def _jobs(self, result_id: str) -> "QuerySet[Job]":
         """The job with this id, if it is one of this backend's. Raises ``ValueError``."""

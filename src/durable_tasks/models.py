@@ -1,9 +1,10 @@
 """The tables: ``Job``, one enqueued run of a task, and ``Worker``, one process that runs jobs."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from django.db import models
+from django.db import connections, models
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.backends.ddl_references import Statement
 from django.db.models import Q
@@ -12,6 +13,9 @@ from django.utils.translation import gettext_lazy as _
 from .compat import TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
 from .ids import uuid7
 from .statuses import ENDED, JobStatus, status_choices
+
+if TYPE_CHECKING:
+    from .store.byhand import Act
 
 # Lengths of the text columns. MySQL limits an index to 3072 bytes, 4 a character.
 MAX_NAME = 100
@@ -85,6 +89,36 @@ class JobQuerySet(models.QuerySet["Job"]):
     def finished(self) -> "JobQuerySet":
         """Jobs that ended, well or not."""
         return self.filter(status__in=ENDED)
+
+    def cancel(self) -> int:
+        """Cancel these jobs; return how many were waiting or running.
+
+        Those that wait are CANCELLED at once. Those that run are interrupted by their workers; they
+        are CANCELLED unless they end before. Outside of a transaction, each batch is one.
+        """
+        from .store import byhand
+
+        return self._by_hand(byhand.cancel)
+
+    def retry(self, *, successful: bool = False) -> int:
+        """Run those of these jobs again that failed or were cancelled; return how many.
+
+        ``successful``: also those that succeeded. Their attempts count from 0 again; their errors
+        stay. Outside of a transaction, each batch is one.
+        """
+        from .store import byhand
+
+        return self._by_hand(partial(byhand.retry, successful=successful))
+
+    # Not of the manager: all jobs are to be asked for by name.
+    cancel.queryset_only = True  # type: ignore[attr-defined]
+    retry.queryset_only = True  # type: ignore[attr-defined]
+
+    def _by_hand(self, act: "Act") -> int:
+        from .store import byhand, store_for  # late: the store is made for these models
+
+        self._for_write = True
+        return byhand.in_batches(store_for(connections[self.db]), self.using(self.db), act)
 
 
 class Job(models.Model):

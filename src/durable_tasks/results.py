@@ -261,7 +261,10 @@ class DurableTaskResult(LazyTaskResult):  # type: ignore[misc]
 
     @property
     def attempts(self) -> int:
-        """How often the job was started; stored, since old errors may have been dropped."""
+        """How often the job was started, since a retry by hand if there was one.
+
+        Stored, since old errors may have been dropped.
+        """
         return self._attempts
 
     @property
@@ -282,6 +285,28 @@ class DurableTaskResult(LazyTaskResult):  # type: ignore[misc]
         for name, value in known.items():
             object.__setattr__(result, name, value)
         return result
+
+    def cancel(self) -> bool:
+        """Cancel the job; return whether it was waiting or running, False if it had ended.
+
+        See ``DatabaseBackend.cancel()``. What this result shows changes with ``refresh()``.
+        """
+        return self.task.get_backend().cancel(self.id)  # type: ignore[attr-defined, no-any-return]
+
+    async def acancel(self) -> bool:
+        """See ``cancel()``."""
+        return await self.task.get_backend().acancel(self.id)  # type: ignore[attr-defined, no-any-return]
+
+    def retry(self) -> bool:
+        """Run the job again if it failed or was cancelled; return whether it did.
+
+        See ``DatabaseBackend.retry()``. What this result shows changes with ``refresh()``.
+        """
+        return self.task.get_backend().retry(self.id)  # type: ignore[attr-defined, no-any-return]
+
+    async def aretry(self) -> bool:
+        """See ``retry()``."""
+        return await self.task.get_backend().aretry(self.id)  # type: ignore[attr-defined, no-any-return]
 
     def refresh(self) -> None:
         """Read the result's state anew from the database."""

@@ -370,6 +370,20 @@ async def async_hold(key):
 
 
 @task
+def minute(key):
+    Effect.objects.create(key=f"held {key}")
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        time.sleep(0.01)
+
+
+@task
+async def async_minute(key):
+    await Effect.objects.acreate(key=f"held {key}")
+    await asyncio.sleep(60)
+
+
+@task
 def hold_and_fail(key):
     """Like hold(), but then fail."""
     raise ValueError(_hold(key))

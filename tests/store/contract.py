@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 from unittest import mock
+from uuid import UUID
 
 from django.conf import settings
 from django.db import (
@@ -22,7 +23,7 @@ from django.utils import timezone
 from durable_tasks.exceptions import RefusedByDatabase
 from durable_tasks.models import Job
 from durable_tasks.results import dumps
-from durable_tasks.statuses import JobStatus
+from durable_tasks.statuses import ENDED, JobStatus
 from durable_tasks.store import Claim, Finish, NewJob, Queues, store_for
 from durable_tasks.store.base import INSERT_CHUNK
 from durable_tasks.store.messages import (
@@ -34,6 +35,7 @@ from durable_tasks.store.messages import (
     RETRIED,
     SNOOZED,
     SUCCEEDED,
+    LockedJob,
     batches,
 )
 
@@ -52,6 +54,7 @@ from .jobs import (
 
 STATUSES = JobStatus.values
 CUTOFF = timezone.now().replace(microsecond=5) - timedelta(days=1)
+CANCELLED = "durable_tasks.exceptions.TaskCancelled"
 OLD = CUTOFF - timedelta(microseconds=1)
 
 KINDS: dict[str, Callable[[Claim], Finish]] = {
@@ -663,6 +666,184 @@ class HoldContract(StoreTestCase):
         self.assertEqual(self.store.owners(), ["you"])
 
 
+class CancelContract(StoreTestCase):
+    """By hand, on the project's connection, in the caller's transaction."""
+
+    def lock(self, *jobs: Job) -> list[LockedJob]:
+        return store_for(connection).lock([job.id for job in jobs])
+
+    def cancel(self, *jobs: Job) -> set[UUID]:
+        with transaction.atomic():
+            changed = store_for(connection).cancel(self.lock(*jobs), timezone.now())
+        return {job.id for job in changed}
+
+    def retry(self, *jobs: Job) -> set[UUID]:
+        with transaction.atomic():
+            changed = store_for(connection).retry(self.lock(*jobs), timezone.now())
+        return {job.id for job in changed}
+
+    def ask(self, *jobs: Job) -> None:
+        self.assertEqual(self.cancel(*jobs), {job.id for job in jobs})
+
+    def test_lock_gives_the_jobs_that_are_there_in_order(self) -> None:
+        jobs = make_jobs(3, errors=[1])
+        gone = Job(id=new_job().id)
+        with transaction.atomic():
+            locked = self.lock(jobs[2], gone, jobs[0])
+        self.assertEqual([job.id for job in locked], [jobs[0].id, jobs[2].id])
+        job = locked[0]
+        self.assertEqual(
+            (job.status, job.backend_name, job.queue_name, job.worker_id, job.lease, job.attempts),
+            ("READY", "default", "default", None, 0, 0),
+        )
+        self.assertEqual(json.loads(job.errors or ""), [1])
+
+    def test_a_waiting_job_is_cancelled_at_once_and_never_claimed(self) -> None:
+        now = timezone.now()
+        for status in ("READY", "SCHEDULED"):
+            with self.subTest(status):
+                [job] = make_jobs(status=status, lease=4, attempts=2, errors=[{"attempt": 1}])
+                before = state(job.id)
+                self.assertEqual(self.cancel(job), {job.id})
+                after = state(job.id)
+                self.assertGreaterEqual(after["finished_at"], now)
+                self.assertEqual(len(after["errors"]), 2)
+                error = after["errors"][1]
+                self.assertEqual((error["attempt"], error["worker_id"]), (2, None))
+                self.assertIn("TaskCancelled: Cancelled while it waited.", error["traceback"])
+                changes = {name: after[name] for name in ("finished_at", "errors")}
+                changes |= {"status": "CANCELLED", "lease": 5, "exception_class_path": CANCELLED}
+                self.assertEqual(after, before | changes)
+                self.assertEqual((self.claim(), self.store.promote(now)), ([], 0))
+
+    def test_of_a_running_job_it_is_noted_once(self) -> None:
+        [job] = make_running()
+        before = state(job.id)
+        self.assertEqual(self.cancel(job), {job.id})
+        asked = state(job.id)
+        self.assertIsNotNone(asked["cancel_requested_at"])
+        self.assertEqual(asked, before | {"cancel_requested_at": asked["cancel_requested_at"]})
+        self.assertEqual(self.cancel(job), {job.id})
+        self.assertEqual(state(job.id), asked)
+
+    def test_an_ended_job_is_not_cancelled(self) -> None:
+        jobs = make_jobs(3, status=lambda n: ENDED[n])
+        before = [state(job.id) for job in jobs]
+        self.assertEqual(self.cancel(*jobs), set())
+        self.assertEqual([state(job.id) for job in jobs], before)
+
+    def test_a_cancel_and_a_retry_are_undone_with_the_callers_transaction(self) -> None:
+        jobs = [*make_jobs(2), *make_running(), *make_jobs(status="FAILED")]
+        before = [state(job.id) for job in jobs]
+        with transaction.atomic():
+            self.assertEqual(len(self.cancel(*jobs)), 3)
+            self.assertEqual(len(self.retry(*jobs)), 3)
+            transaction.set_rollback(True)
+        self.assertEqual([state(job.id) for job in jobs], before)
+
+    def test_what_would_run_again_is_cancelled_if_that_was_asked_for(self) -> None:
+        for kind, finish_of in KINDS.items():
+            with self.subTest(kind):
+                [job] = make_jobs(attempts=1, lease=2, errors=[{"attempt": 1}])
+                [claim] = self.claim()
+                self.ask(job)
+                finish = finish_of(claim)
+                is_end, written = finish.is_end, len(json.loads(finish.errors or "[1]"))
+                self.assertEqual(self.finish(finish), {job.id})
+                row = state(job.id)
+                self.assertEqual(finish.status, row["status"])
+                if is_end:
+                    self.assertNotEqual(row["status"], "CANCELLED")
+                    continue
+                self.assertEqual(row["status"], "CANCELLED")
+                self.assertEqual(row["exception_class_path"], CANCELLED)
+                self.assertEqual(len(row["errors"]), written + 1)
+                self.assertIn("Cancelled instead of another run", row["errors"][-1]["traceback"])
+                self.assertEqual((row["lease"], row["worker_id"]), (4, None))
+                self.assertEqual(finish.finished_at, row["finished_at"])
+                self.assertIsNone(finish.run_at)
+                counts = kind != "released" and kind != "snoozed"
+                self.assertEqual((row["attempts"], claim.attempts), (1 + counts, 1 + counts))
+                self.assertEqual(row["lost"], int("rescued" in kind))
+                self.assertEqual(self.claim(), [])
+
+    def test_a_cancel_of_a_lost_lease_is_nobodys(self) -> None:
+        [job] = make_jobs()
+        [claim] = self.claim()
+        self.ask(job)
+        Job.objects.update(lease=9)
+        before = state(job.id)
+        for finish_of in (Finish.released, lambda claim: retried(claim, 0)):
+            finish = finish_of(claim)
+            self.assertEqual(self.finish(finish), set())
+            self.assertEqual((state(job.id), finish.status), (before, "READY"))
+
+    def test_in_a_batch_only_those_are_cancelled_that_were_asked_for(self) -> None:
+        jobs = make_jobs(60)
+        claims = self.claim()
+        kinds = [Finish.released, succeeded, lambda claim: retried(claim, 3600)]
+        asked = {job.id for job in jobs[::2]}
+        self.ask(*jobs[::2])
+        finishes = [kinds[n % 3](claim) for n, claim in enumerate(claims)]
+        expected = {
+            finish.id: "CANCELLED" if finish.id in asked and not finish.is_end else finish.status
+            for finish in finishes
+        }
+        exchange = self.exchange(finishes, 5, ["empty"])
+        self.assertEqual(len(exchange.counted), 60)
+        self.assertEqual(dict(Job.objects.values_list("id", "status")), expected)
+        self.assertEqual({finish.id: finish.status for finish in finishes}, expected)
+
+    def test_cancels_among_gives_the_tokens_of_those_that_were_asked_for(self) -> None:
+        jobs = make_running(1200, lease=7)
+        self.ask(*jobs[::400])
+        ids = [job.id for job in jobs[1:]]
+        self.assertCountEqual(self.store.cancels_among(ids), [(jobs[400].id, 7), (jobs[800].id, 7)])
+        self.assertEqual(self.store.cancels_among([]), [])
+
+    def test_a_retry_begins_anew_but_keeps_errors_and_lease(self) -> None:
+        then = timezone.now() - timedelta(days=1)
+        for status in ENDED:
+            with self.subTest(status):
+                [job] = make_jobs(
+                    status=status,
+                    attempts=5,
+                    lost=2,
+                    lease=9,
+                    started_lease=8,
+                    run_at=then,
+                    started_at=then,
+                    last_attempted_at=then,
+                    finished_at=then,
+                    worker_id="w",
+                    return_value=1,
+                    errors=[{"attempt": 1}],
+                    exception_class_path="x",
+                    cancel_requested_at=then,
+                    delete_after=then,
+                )
+                before = state(job.id)
+                self.assertEqual(self.retry(job), {job.id})
+                after = state(job.id)
+                self.assertGreater(after["run_at"], then)
+                fresh = dict.fromkeys(
+                    (
+                        *("started_lease", "started_at", "last_attempted_at", "finished_at"),
+                        *("worker_id", "return_value", "cancel_requested_at", "delete_after"),
+                    )
+                )
+                fresh |= {"status": "READY", "attempts": 0, "lost": 0, "lease": 10}
+                self.assertEqual(after, before | fresh | {"run_at": after["run_at"]})
+                [claim] = self.claim()
+                self.assertEqual((claim.lease, claim.runs), (11, 1))
+
+    def test_a_job_that_has_not_ended_is_not_retried(self) -> None:
+        jobs = [*make_jobs(), *make_jobs(status="SCHEDULED"), *make_running()]
+        before = [state(job.id) for job in jobs]
+        self.assertEqual(self.retry(*jobs), set())
+        self.assertEqual([state(job.id) for job in jobs], before)
+
+
 class ClockContract(StoreTestCase):
     def test_the_database_time_is_the_time(self) -> None:
         """An hour off would be a time zone at work; a server's clock may be a little off."""
@@ -722,6 +903,7 @@ class StoreContract(
     PromoteContract,
     PruneContract,
     HoldContract,
+    CancelContract,
     ClockContract,
     ConnectionContract,
     BorrowedContract,
@@ -896,6 +1078,25 @@ class ParallelContract(StoreTestCase):
         self.lock(jobs[1].id)
         self.assertEqual(self.store.prune(["FAILED"], now, backend_name="default"), 2)
         self.assertEqual(Job.objects.get().id, jobs[1].id)
+
+    def test_by_hand_only_the_jobs_themselves_are_locked(self) -> None:
+        """In a caller's transaction, of whatever isolation, over a small table."""
+        cases = (("READY", "cancel"), ("RUNNING", "cancel"), ("FAILED", "retry"))
+        for status, word in cases:
+            with self.subTest(status, word=word):
+                Job.objects.all().delete()
+                jobs = make_jobs(40, status=status, worker_id="w")
+                store = store_for(connection)
+                if connection.vendor == "mysql":  # where it could lock the most
+                    store.changed("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                    self.addCleanup(connection.close)
+                with transaction.atomic():
+                    locked = store.lock([job.id for job in jobs[::2]])
+                    self.assertEqual(len(getattr(store, word)(locked, timezone.now())), 20)
+                    others = [job.id for job in jobs]
+                    found = self.store.lock(others, wait=False)
+                    self.assertEqual({job.id for job in found}, {job.id for job in jobs[1::2]})
+                    transaction.set_rollback(True)
 
     def test_claims_of_two_workers_do_not_wait_for_each_other(self) -> None:
         make_jobs(6, queue_name=lambda n: "ab"[n % 2])

@@ -139,6 +139,26 @@ class PlanContract(StoreTestCase):
             lambda: self.store.owners(),
         )
 
+    def test_the_primary_key_serves_the_look_for_cancels_and_locks(self) -> None:
+        self.store.database_time()
+        self.make_history()
+        ids = list(Job.objects.running().values_list("id", flat=True)[:500])
+        works = (
+            lambda: self.store.cancels_among(ids),
+            lambda: self.store.lock(ids),
+            lambda: self.store.lock(ids[:1], wait=False),
+        )
+        statements = [statement for work in works for statement in self.sent(work)]
+        for statistics in ("old", "fresh"):
+            if statistics == "fresh":
+                self.analyze_tables()
+            for sql, params in statements:
+                if sql.startswith("UPDATE"):
+                    continue  # of no row: it takes SQLite's write lock
+                with self.subTest(sql=sql[:200], statistics=statistics):
+                    plan = self.explain(self.store, sql, params)
+                    self.assertEqual(self.faults(plan, {self.primary_key}), [], plan)
+
     def test_the_ended_index_serves_prune(self) -> None:
         before = timezone.now() - timedelta(minutes=2800)
         for statuses in (["SUCCESSFUL", "FAILED", "CANCELLED"], ["SUCCESSFUL"]):

@@ -32,6 +32,7 @@ def new_heartbeat(timeout=10.0, on_rescued=lambda finishes: None):
         on_rescued=on_rescued,
         listens=False,
         on_ring=lambda: None,
+        on_cancel=lambda: None,
     )
 
 
@@ -153,9 +154,7 @@ class BeatTests(WorkerTestCase):
         self.assertEqual(
             set(Worker.objects.values_list("id", flat=True)), {"alive", "foreign", "w"}
         )
-        self.assertIn(
-            "Rescued 4 jobs of lost workers: 3 will run again, 1 failed.", logs.output[-1]
-        )
+        self.assertIn("Rescued 4 jobs of lost workers: 3 will run again, 1 ended.", logs.output[-1])
 
     def test_it_outlives_its_database_connection(self):
         heartbeat = self.start(self.add_row().life, timeout=4.0)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from itertools import islice, pairwise
+from itertools import batched, islice, pairwise
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from ..exceptions import RefusedByDatabase
 from ..ids import uuid_of
 from ..models import Job
+from ..statuses import ENDED, JobStatus
 from .heads import MAX_HEADS, Head, Heads
 from .messages import (
     CLAIM_COLUMNS,
@@ -26,6 +27,7 @@ from .messages import (
     Claim,
     Exchange,
     Finish,
+    LockedJob,
     NewJob,
     Peek,
     Queues,
@@ -50,6 +52,11 @@ INSERT_CHUNK = 5000
 
 # A condition on READY jobs, with its parameters.
 type Part = tuple[str, tuple[Any, ...]]
+# What a job has from its runs, but for errors.
+_OF_A_RUN = (
+    *("started_at", "last_attempted_at", "finished_at", "started_lease", "worker_id"),
+    *("return_value", "cancel_requested_at", "delete_after"),
+)
 # Higher than any priority.
 _ABOVE_ALL = 32767
 
@@ -219,7 +226,9 @@ class Store(ABC):
             return []
         try:
             self.check_size(batch)
-            return self._retried(lambda: self._exchange(batch, want, queues, worker_id, now))
+            claims = self._retried(lambda: self._exchange(batch, want, queues, worker_id, now))
+            self._cancel_instead(batch, now)
+            return claims
         except (DataError, IntegrityError, ValueError, OverflowError) as error:
             if not batch:
                 raise
@@ -252,10 +261,22 @@ class Store(ABC):
             started_at=finish.last_attempted_at or now,
             finished_at=finish.finished_at or now,
         )
-        # The caller's message says from now on what was written.
-        for name in Finish.__slots__:
-            setattr(finish, name, getattr(instead, name))
+        finish.become(instead)
         return self._save([finish], 0, queues, worker_id, now)
+
+    def _cancel_instead(self, batch: list[Finish], now: datetime) -> None:
+        """End the jobs whose cancel was asked for, so that they were not saved to run again.
+
+        Until then they stay RUNNING, and whoever rescues them comes to this as well.
+        """
+        refused = [finish for finish in batch if not (finish.counted or finish.is_end)]
+        if not refused:
+            return
+        ends = [finish.cancelled_instead(now) for finish in refused]
+        self._retried(lambda: self._exchange(ends, 0, Queues("", ()), "", now))
+        for finish, end in zip(refused, ends, strict=True):
+            if end.counted:  # otherwise another worker has the job
+                finish.become(end)
 
     def check_size(self, batch: Sequence[Finish]) -> None:
         """Raise ``DataError`` if a finish is longer than the server takes."""
@@ -270,7 +291,10 @@ class Store(ABC):
     def _exchange(
         self, batch: list[Finish], want: int, queues: Queues, worker_id: str, now: datetime
     ) -> list[Claim]:
-        """One transaction: save ``batch`` and mark what counted, claim up to ``want``."""
+        """One transaction: save ``batch`` and mark what counted, claim up to ``want``.
+
+        What would make a job run again does not count if its cancel was asked for.
+        """
 
     # What MySQL and SQLite share: read the best jobs under lock, then take them
 
@@ -485,6 +509,76 @@ class Store(ABC):
         Hops along durable_job_running, one look-up a worker, however many jobs each one has.
         """
         return self._hops("worker_id", "status = 'RUNNING'", [])
+
+    # By hand, in the caller's transaction
+
+    def lock(self, ids: Sequence[UUID], *, wait: bool = True) -> list[LockedJob]:
+        """Return those of these jobs that are there, in order of id, locked.
+
+        ``wait``: for those that another transaction has locked; otherwise they are left out.
+        Served by the primary key.
+        """
+        rows = self.rows(
+            f"SELECT {', '.join(LockedJob.__slots__)} FROM {self._BY_KEY} "
+            f"WHERE id IN ({marks(len(ids))}) ORDER BY id {self._LOCK[wait]}",
+            [self.to_id(id) for id in ids],
+        )
+        return [LockedJob(self.from_id(row[0]), *row[1:]) for row in rows]
+
+    # The table, read by its primary key; what locks, without waiting and with.
+    _BY_KEY = TABLE
+    _LOCK = ("FOR UPDATE SKIP LOCKED", "FOR UPDATE")
+
+    def cancel(self, jobs: Iterable[LockedJob], now: datetime) -> list[LockedJob]:
+        """Cancel locked jobs; return those that were waiting or running.
+
+        A waiting job is CANCELLED at once; of a running one it is noted, for its worker to see.
+        """
+        open_jobs = [job for job in jobs if job.status not in ENDED]
+        running = [self.to_id(job.id) for job in open_jobs if job.status == JobStatus.RUNNING]
+        if running:
+            self.changed(
+                f"UPDATE {self._BY_KEY} SET cancel_requested_at = %s "
+                f"WHERE id IN ({marks(len(running))}) AND cancel_requested_at IS NULL",
+                [self.to_time(now), *running],
+            )
+        finishes = [
+            Finish.cancelled(job, now) for job in open_jobs if job.status != JobStatus.RUNNING
+        ]
+        if finishes:
+            self._exchange(finishes, 0, Queues("", ()), "", now)
+        return open_jobs
+
+    def retry(self, jobs: Iterable[LockedJob], now: datetime) -> list[LockedJob]:
+        """Make those of these locked jobs READY that have ended; return them.
+
+        All begins anew, attempts and lost runs too; but the errors stay, and the lease grows.
+        """
+        ended = [job for job in jobs if job.status in ENDED]
+        if ended:
+            self.changed(
+                f"UPDATE {self._BY_KEY} SET status = 'READY', lease = lease + 1, run_at = %s, "
+                f"attempts = 0, lost = 0, {', '.join(f'{name} = NULL' for name in _OF_A_RUN)} "
+                f"WHERE id IN ({marks(len(ended))})",
+                [self.to_time(now), *(self.to_id(job.id) for job in ended)],
+            )
+        return ended
+
+    def cancels_among(self, ids: Sequence[UUID]) -> list[tuple[UUID, int]]:
+        """Return id and lease of those of these jobs whose cancel was asked for.
+
+        Served by the primary key: durable_job_running has an entry of each job that a worker ever
+        had, dead ones too while a transaction elsewhere stays open.
+        """
+        found: list[tuple[UUID, int]] = []
+        for some in batched(ids, MAX_BATCH):
+            rows = self.rows(
+                f"SELECT id, lease FROM {self._BY_KEY} "
+                f"WHERE id IN ({marks(len(some))}) AND cancel_requested_at IS NOT NULL",
+                [self.to_id(id) for id in some],
+            )
+            found += [(self.from_id(id), lease) for id, lease in rows]
+        return found
 
     # Prune
 

@@ -92,25 +92,36 @@ class Bell:
         self._there.close()
 
 
-def ring_on_commit(store: Store, rows: Iterable[NewJob]) -> None:
+def ring_for(store: Store, rows: Iterable[NewJob]) -> None:
     """Notify the workers of these new jobs' queues once the caller's transaction has committed.
 
     Not for jobs that are due later than a worker looks anyway.
     """
+    ring_on_commit(
+        store,
+        {
+            (row.backend_name, row.queue_name)
+            for row in rows
+            if row.status == READY or row.run_at - row.enqueued_at < SOON
+        },
+    )
+
+
+def ring_on_commit(store: Store, queues: set[tuple[str, str]]) -> None:
+    """Notify the workers of these queues once the caller's transaction has committed.
+
+    ``queues``: pairs of a backend and a queue.
+    """
     alias = store.connection.alias
-    keys = {
-        (alias, row.backend_name, row.queue_name)
-        for row in rows
-        if row.status == READY or row.run_at - row.enqueued_at < SOON
-    }
 
     def ring() -> None:
         now = time.monotonic()
-        for key in keys:
+        for backend_name, queue_name in queues:
+            key = (alias, backend_name, queue_name)
             if now - _last_rings.get(key, float("-inf")) >= THROTTLE:
                 _last_rings[key] = now
-                store.notify(f"{key[1]}\n{key[2]}")
+                store.notify(f"{backend_name}\n{queue_name}")
 
-    if keys:
+    if queues:
         # Robust: the jobs are saved, whatever becomes of the notification.
         transaction.on_commit(ring, using=alias, robust=True)

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from ..exceptions import TaskCancelled
 from ..results import add_error, dumps
 from ..statuses import ENDED, JobStatus
 
@@ -66,6 +67,20 @@ class Claim:
 CLAIM_COLUMNS = tuple(
     name for name in Claim.__slots__ if name not in ("worker_id", "started_lease")
 )
+
+
+@dataclass(slots=True)
+class LockedJob:
+    """A job as a cancel or a retry by hand finds it; the fields are the SELECT's columns."""
+
+    id: UUID
+    status: str
+    backend_name: str
+    queue_name: str
+    worker_id: str | None
+    lease: int
+    attempts: int
+    errors: str | None  # JSON
 
 
 @dataclass(slots=True, eq=False)
@@ -248,6 +263,59 @@ class Finish:
             exception=exception,
         )
 
+    @classmethod
+    def cancelled(cls, job: LockedJob, now: datetime) -> "Finish":
+        """The job waited when it was cancelled."""
+        error = TaskCancelled("Cancelled while it waited.")
+        return cls(
+            job.id,
+            job.lease,
+            CANCELLED,
+            JobStatus.CANCELLED.value,
+            finished_at=now,
+            lease=job.lease + 1,
+            **_error_columns(
+                job.errors,
+                error,
+                attempt=job.attempts,
+                worker_id=None,
+                started_at=None,
+                finished_at=now,
+            ),
+            exception=error,
+        )
+
+    def cancelled_instead(self, now: datetime) -> "Finish":
+        """Return this, by which the job would run again, as the end of a job whose cancel was
+        asked for meanwhile."""
+        assert self.claim is not None
+        error = TaskCancelled("Cancelled instead of another run.")
+        error.__context__ = self.exception
+        attempts = self.attempts if "attempts" in self.writes else self.claim.attempts
+        return replace(
+            self,
+            writes=tuple(sorted({*self.writes, *CANCELLED} - {"run_at"})),
+            status=JobStatus.CANCELLED.value,
+            finished_at=now,
+            run_at=None,
+            **_error_columns(
+                self.errors or self.claim.errors,
+                error,
+                attempt=attempts,
+                worker_id=None,
+                started_at=None,
+                finished_at=now,
+            ),
+            exception=error,
+        )
+
+    def become(self, other: "Finish") -> None:
+        """Say from now on what ``other`` says: that was written instead."""
+        for name in Finish.__slots__:
+            setattr(self, name, getattr(other, name))
+        if self.claim is not None and "attempts" in self.writes:
+            self.claim.attempts = self.attempts
+
     @property
     def is_end(self) -> bool:
         """Whether the job has ended with this."""
@@ -277,6 +345,7 @@ SNOOZED = (
     *("status", "started_at", "last_attempted_at", "run_at", "worker_id", "lease", "attempts"),
 )
 RELEASED = ("status", "started_at", "last_attempted_at", "worker_id", "lease", "attempts")
+CANCELLED = ("status", "finished_at", "errors", "exception_class_path", "lease")
 RESCUED = (
     *("status", "finished_at", "errors", "exception_class_path", "worker_id"),
     *("lease", "lost"),

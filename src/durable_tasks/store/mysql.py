@@ -62,6 +62,8 @@ class MySQLStore(Store):
     # From a head, MariaDB would otherwise look up the equal columns alone, and lock its way through
     # all that lies before the head.
     _READY = f"{TABLE} FORCE INDEX (durable_job_ready)"
+    # A scan of a small table would lock all of it.
+    _BY_KEY = f"{TABLE} FORCE INDEX (PRIMARY)"
 
     @classmethod
     def own_settings(cls, database: dict[str, Any]) -> dict[str, Any]:
@@ -91,13 +93,22 @@ class MySQLStore(Store):
     def _finish(self, batch: list[Finish]) -> list[Finish]:
         """Lock the rows by primary key, see which still have their lease, and write those."""
         ids = sorted(self.to_id(finish.id) for finish in batch)
-        leases = {
-            self.from_id(id): lease
-            for id, lease in self.rows(
-                f"SELECT id, lease FROM {TABLE} WHERE id IN ({marks(len(ids))}) FOR UPDATE", ids
+        # Whether a cancel was asked for is of interest only to what would make a job run again.
+        again = any(not finish.is_end for finish in batch)
+        rows = {
+            self.from_id(id): rest
+            for id, *rest in self.rows(
+                f"SELECT id, lease, {'cancel_requested_at' if again else 'NULL'} "
+                f"FROM {self._BY_KEY} "
+                f"WHERE id IN ({marks(len(ids))}) FOR UPDATE",
+                ids,
             )
         }
-        kept = [finish for finish in batch if leases.get(finish.id) == finish.fence]
+        kept = []
+        for finish in batch:
+            lease, cancelled = rows.get(finish.id, (None, None))
+            if lease == finish.fence and (finish.is_end or cancelled is None):
+                kept.append(finish)
         with self.connection.cursor() as cursor:
             for (writes, _), finishes in by_ending(kept).items():
                 head, row, tail = _finish_sql(writes)

@@ -70,7 +70,7 @@ _ARE_PINNED = f"""SELECT count(*) = {len(_OFF)} FROM pg_settings
 
 
 @cache
-def _finish_sql(writes: tuple[str, ...], name: str) -> str:
+def _finish_sql(writes: tuple[str, ...], name: str, is_end: bool) -> str:
     """Return the CTE ``name`` that saves a batch of finishes which write these columns.
 
     The primary key serves it. The fence is (id, lease) and nothing about worker or status: those
@@ -82,7 +82,8 @@ def _finish_sql(writes: tuple[str, ...], name: str) -> str:
     return (
         f"{name} AS (UPDATE {TABLE} AS t SET status = %s, {changes} "
         f"FROM unnest({arrays}) WITH ORDINALITY AS x({', '.join(columns)}, place) "
-        f"WHERE t.id = x.id AND t.lease = x.fence RETURNING x.place)"
+        f"WHERE t.id = x.id AND t.lease = x.fence "
+        f"{'' if is_end else 'AND t.cancel_requested_at IS NULL '}RETURNING x.place)"
     )
 
 
@@ -294,7 +295,7 @@ class PostgreSQLStore(Store):
         sent: list[Finish] = []
         zone = self._zone
         for number, ((writes, status), finishes) in enumerate(by_ending(batch).items()):
-            parts.append(_finish_sql(writes, f"f{number}"))
+            parts.append(_finish_sql(writes, f"f{number}", finishes[0].is_end))
             params.append(status)
             for column in _columns(writes):
                 values = [getattr(finish, column) for finish in finishes]

@@ -5,11 +5,12 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, ClassVar
+from uuid import UUID
 
 from django.db import OperationalError
 
 from .base import TABLE, Store, marks
-from .messages import MAX_BATCH, Claim, Finish, Peek, Queues, by_ending
+from .messages import MAX_BATCH, Claim, Finish, LockedJob, Peek, Queues, by_ending
 
 # Seconds between two looks at whether the file has changed, for so long after work and later.
 WATCH, WATCH_FOR, WATCH_IDLE = 0.005, 10.0, 0.02
@@ -73,6 +74,8 @@ class SQLiteStore(Store):
         """One UPDATE by primary key for each job: there is no round trip to save."""
         changes = ", ".join(f"{column} = ?" for column in writes)
         sql = f"UPDATE {TABLE} SET {changes} WHERE id = ? AND lease = ?"
+        if not finishes[0].is_end:
+            sql += " AND cancel_requested_at IS NULL"
         kept = []
         with self.connection.wrap_database_errors:
             execute = self.connection.connection.execute
@@ -125,6 +128,14 @@ class SQLiteStore(Store):
             f"AND backend_name = %s {queue} ORDER BY finished_at LIMIT %s)",
             [*statuses, self.to_time(before), backend_name, *(queue_names or ()), limit],
         )
+
+    _LOCK = ("", "")
+
+    def lock(self, ids: Sequence[UUID], *, wait: bool = True) -> list[LockedJob]:
+        # The write lock, before anything is read: a transaction that began by reading would fail
+        # where another one has written since.
+        self.changed(f"UPDATE {TABLE} SET lease = lease WHERE 0")
+        return super().lock(ids, wait=wait)
 
     def database_time(self) -> float:
         return time.time()  # the database is a file on this host

@@ -28,6 +28,8 @@ logger = logging.getLogger("durable_tasks")
 ENDED_CHANNEL = "durable_tasks_ended"
 # How a wait begins on the workers' channel: where others name a backend, it names none.
 WAIT = "\n"
+# How it is said there that one of a worker's jobs is to be cancelled; the worker's id follows.
+CANCEL = "\n\n"
 # Ids in one notification, which takes less than 8,000 bytes.
 MAX_IDS = 200
 # Seconds between two times that a wait is said, and for which a worker remembers it.
@@ -48,6 +50,12 @@ def _ids(text: str) -> Iterator[UUID]:
     for word in text.split():
         with suppress(ValueError):  # anybody may send on a channel
             yield UUID(word)
+
+
+def tell(store: Store, ids: Iterable[UUID]) -> None:
+    """Notify those who wait for these jobs that they have ended."""
+    for text in _texts(ids):
+        store.notify(text, ENDED_CHANNEL)
 
 
 # In a worker ----------------------------------------------------------------------------------
@@ -95,8 +103,7 @@ class Awaited:
         with suppress(Empty):
             while True:
                 ids.append(self._untold.get_nowait())
-        for text in _texts(ids):
-            store.notify(text, ENDED_CHANNEL)
+        tell(store, ids)
         return bool(ids)
 
 

@@ -12,7 +12,7 @@ from ..chores import rescue
 from ..store import Finish, Queues, Store, own_connection, store_for
 from ..store.bells import Bell
 from ..store.registry import Registry
-from ..store.waits import WAIT, Awaited
+from ..store.waits import CANCEL, WAIT, Awaited
 from .clock import Clock
 from .process import is_gone
 
@@ -26,8 +26,9 @@ class Heartbeat:
     """Beats on a thread and a connection of its own, so that no task and no claim delays it.
 
     ``timeout``: seconds without a beat after which a worker counts as lost; it beats four times as
-    often. ``on_rescued``: called with the jobs of other workers that failed for good. ``listens``:
-    whether to listen for notifications; ``on_ring``: called when there may be something to claim.
+    often. ``on_rescued``: called with the jobs of other workers that ended with that. ``listens``:
+    whether to listen for notifications; ``on_ring``: called when there may be something to claim;
+    ``on_cancel``: called when one of this worker's jobs is to be cancelled.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Heartbeat:
         on_rescued: Callable[[list[Finish]], None],
         listens: bool,
         on_ring: Callable[[], None],
+        on_cancel: Callable[[], None],
     ) -> None:
         self._database = database
         self._worker_id = worker_id
@@ -52,6 +54,7 @@ class Heartbeat:
         self._on_rescued = on_rescued
         self._listens = listens
         self._on_ring = on_ring
+        self._on_cancel = on_cancel
         self._bell: Bell
         self._awaited = Awaited()
         # Do notifications arrive? Known once the one that the loop sends has come.
@@ -176,6 +179,10 @@ class Heartbeat:
             return False  # they look by themselves, and the next beat says what is wrong
 
     def _rang(self, payload: str) -> None:
+        if payload.startswith(CANCEL):
+            if payload == f"{CANCEL}{self._worker_id}":
+                self._on_cancel()
+            return
         if payload.startswith(WAIT):
             self._awaited.hear(payload)
             return
@@ -251,11 +258,11 @@ class Heartbeat:
 
 def log_rescued(finishes: list[Finish], worker_id: str) -> None:
     """Say what became of a lost worker's jobs."""
-    failed = sum(finish.finished_at is not None for finish in finishes)
+    ended = sum(finish.finished_at is not None for finish in finishes)
     logger.warning(
-        "Rescued %s jobs of lost workers: %s will run again, %s failed.",
+        "Rescued %s jobs of lost workers: %s will run again, %s ended.",
         len(finishes),
-        len(finishes) - failed,
-        failed,
+        len(finishes) - ended,
+        ended,
         extra={"worker_id": worker_id},
     )

@@ -33,6 +33,8 @@ STUCK = 0.1
 # How much one run counts in the usual run time: among a hundred short ones, some long ones should
 # not be forgotten.
 WEIGHT = 0.02
+# Seconds between two looks for jobs that are held and whose cancel was asked for.
+CANCELS_EVERY = 1.0
 # Seconds between two tries when the database is away: the first and the longest pause.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 
@@ -157,6 +159,7 @@ class Loop:
         self._idle_since = time.monotonic()
         self._probe_at = 0.0
         self._reconcile_at = 0.0
+        self._cancels_at = 0.0  # the next look for cancels of what is held
         self._failing_since: float | None = None
         self._pause = FIRST_PAUSE
 
@@ -168,6 +171,11 @@ class Loop:
     def ring(self) -> None:
         """Say that jobs were enqueued; may be called from any thread."""
         self._rung = True
+        self.ended.put(None)
+
+    def look_for_cancels(self) -> None:
+        """Say that a job's cancel was asked for; may be called from any thread."""
+        self._cancels_at = 0.0
         self.ended.put(None)
 
     @property
@@ -222,6 +230,10 @@ class Loop:
             self._give_back_suspects()
         if now >= self._reconcile_at:
             self._reconcile(now)
+        if self._held and now >= self._cancels_at:
+            self._cancels_at = now + CANCELS_EVERY
+            if tokens := self.store.cancels_among([claim.id for claim in self._held]):
+                self._interrupt_cancelled(tokens)
         if self._rung:
             self._rung = False
             self._more = True
@@ -296,6 +308,8 @@ class Loop:
     def _dispatch(self, claims: list[Claim]) -> None:
         parts: tuple[list[Claim], list[Claim]] = ([], [])
         last = self.executor.options.max_lost - 1
+        if not self._held:  # most jobs end before it is worth a look
+            self._cancels_at = time.monotonic() + CANCELS_EVERY
         for claim in claims:
             claim.worker_id = self.worker_id
             is_async = self.executor.resolve(claim.task_path).is_async
@@ -409,6 +423,8 @@ class Loop:
         if self._unsaved or self._saved or self._rung or self.heartbeat.lost.is_set():
             return 0.0
         until = [self._reconcile_at]
+        if self._held:
+            until.append(self._cancels_at)
         until += [
             lane.waiting_since + MAX_WAIT for lane in self._lanes if lane.waiting_since is not None
         ]
@@ -447,6 +463,9 @@ class Loop:
             now - self._idle_since, self.interval, hears=self.heartbeat.hears
         )
 
+    def _interrupt_cancelled(self, tokens: list[tuple[UUID, int]]) -> None:
+        """Interrupt those of these jobs, (id, lease), that this worker holds."""
+
     def _reconcile(self, now: float) -> None:
         """Give back jobs that are ours in the database but that we never saw.
 
@@ -460,7 +479,9 @@ class Loop:
         rows = self.store.held_by(self.worker_id)
         claims = [claim for claim in rows if (claim.id, claim.lease) not in held]
         if claims:
-            self.store.finish([Finish.unstarted(claim) for claim in claims], now=self.clock.now())
+            finishes = [Finish.unstarted(claim) for claim in claims]
+            self.store.finish(finishes, now=self.clock.now())
+            self.announcer.ended([finish for finish in finishes if finish.finished_at])
             logger.warning(
                 "Gave back %s jobs whose claim was never answered.",
                 len(claims),

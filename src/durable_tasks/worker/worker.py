@@ -94,6 +94,10 @@ class Worker:
         if self._loop is not None:
             self._loop.ring()
 
+    def _look_for_cancels(self) -> None:
+        if self._loop is not None:
+            self._loop.look_for_cancels()
+
     @property
     def took_maximum(self) -> bool:
         """Whether it took all of its ``max_tasks``."""
@@ -150,6 +154,7 @@ class Worker:
             on_rescued=announcer.ended,
             listens=settings.options.notify,
             on_ring=self._ring,
+            on_cancel=self._look_for_cancels,
         )
         threads = ThreadPool(settings.threads, executor, self._ended)
         coroutines = CoroutinePool(settings.coroutines, executor, self._ended)
