@@ -67,7 +67,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DurableContext(TaskContext):
+class DurableContext(TaskContext):  # type: ignore[misc,type-arg]
     """What a task with ``takes_context=True`` gets: Django's, and whether the job is cancelled."""
 
     run: Run

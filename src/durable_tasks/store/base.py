@@ -609,6 +609,13 @@ class Store(ABC):
         rows = self.rows(sql, params)
         return rows[0] if rows else None
 
+    @abstractmethod
+    def cancel_query(self) -> None:
+        """Let what the connection's own thread is waiting for fail; for another thread to call.
+
+        Waits until the server has heard of it. Raises whatever goes wrong.
+        """
+
     def changed(self, sql: str, params: Sequence[Any] = ()) -> int:
         """Run one statement that changes rows; return how many."""
 

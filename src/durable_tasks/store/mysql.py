@@ -179,3 +179,12 @@ class MySQLStore(Store):
     def is_busy(self, error: Exception) -> bool:
         # 1213: deadlock, 1205: lock wait timeout.
         return isinstance(error, OperationalError) and error.args[0] in (1213, 1205)
+
+    def cancel_query(self) -> None:
+        thread_id = self.connection.connection.thread_id()
+        other = self.connection.copy()
+        try:
+            with other.cursor() as cursor:
+                cursor.execute("KILL QUERY %s", [thread_id])
+        finally:
+            other.close()

@@ -51,6 +51,8 @@ _CLAIM_TYPES = {
     **dict.fromkeys(_TIMES, "timestamptz"),
 }
 
+# Seconds that it may take to cancel a query.
+CANCEL_TIMEOUT = 5.0
 # Rows in a chunk from which COPY is used.
 COPY_FROM = 1000
 # Rows that are handed to the driver at a time.
@@ -327,6 +329,8 @@ class PostgreSQLStore(Store):
         from psycopg import Cursor
 
         self.connection.ensure_connection()
+        from psycopg.pq import TransactionStatus
+
         driver = self.connection.connection
         if driver is not self._registered:
             register(driver)
@@ -422,6 +426,11 @@ class PostgreSQLStore(Store):
 
     def is_busy(self, error: Exception) -> bool:
         return isinstance(error, OperationalError) and _sqlstate(error) in ("40P01", "40001")
+
+    def cancel_query(self) -> None:
+        driver = self.connection.connection
+        if driver.info.transaction_status == TransactionStatus.ACTIVE:
+            driver.cancel_safe(timeout=CANCEL_TIMEOUT)
 
 
 @contextmanager

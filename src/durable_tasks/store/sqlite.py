@@ -139,3 +139,6 @@ class SQLiteStore(Store):
             sqlite3.SQLITE_BUSY,
             sqlite3.SQLITE_LOCKED,
         )
+
+    def cancel_query(self) -> None:
+        self.connection.connection.interrupt()

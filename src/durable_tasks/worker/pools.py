@@ -102,7 +102,8 @@ class Pool[R: WorkerRun](ABC):
             self.ended.put(self.executor.cancelled(claim, exception))
         elif (run := self._runs.get(claim)) is not None:
             self.interrupts.ask(run, exception)
-        self.submit(waiting)
+        if waiting:
+            self.submit(waiting)
 
 
 class ThreadPool(Pool[ThreadRun]):
