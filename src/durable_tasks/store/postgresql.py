@@ -329,8 +329,6 @@ class PostgreSQLStore(Store):
         from psycopg import Cursor
 
         self.connection.ensure_connection()
-        from psycopg.pq import TransactionStatus
-
         driver = self.connection.connection
         if driver is not self._registered:
             register(driver)
@@ -428,6 +426,8 @@ class PostgreSQLStore(Store):
         return isinstance(error, OperationalError) and _sqlstate(error) in ("40P01", "40001")
 
     def cancel_query(self) -> None:
+        from psycopg.pq import TransactionStatus
+
         driver = self.connection.connection
         if driver.info.transaction_status == TransactionStatus.ACTIVE:
             driver.cancel_safe(timeout=CANCEL_TIMEOUT)
