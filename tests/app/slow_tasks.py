@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 
 from asgiref.sync import sync_to_async
 from django.db import connection
@@ -58,10 +59,8 @@ def catch(times):
 def catch_all():
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
-        try:
+        with suppress(Exception):
             spin()
-        except Exception:
-            pass
 
 
 @task(timeout=0.2)

@@ -21,7 +21,7 @@ from ..store.messages import MAX_BATCH
 from .announce import Announcer, facts
 from .clock import Clock
 from .heartbeat import Heartbeat
-from .interrupts import GRACE, WorkerRun
+from .interrupts import WorkerRun
 from .pools import CoroutinePool, Pool, ThreadPool
 
 logger = logging.getLogger("durable_tasks")
@@ -188,10 +188,9 @@ class Loop:
     def stuck(self, run: WorkerRun) -> None:
         """A run does not end although it was interrupted; may be called from any thread."""
         logger.error(
-            "Job %s of %s did not end within %g s after it was interrupted. %s",
+            "Job %s of %s does not end although it was interrupted. %s",
             run.claim.id,
             run.claim.task_path,
-            GRACE,
             "This process ends, once what else runs has ended."
             if self.may_exit
             else "Its thread is lost until it ends by itself.",
@@ -528,9 +527,7 @@ class Loop:
 
     def _given_up(self, run: WorkerRun) -> Finish:
         assert run.exception is not None
-        run.exception.__notes__ = [
-            f"It did not end within {GRACE:g} s. It was here:\n{run.where()}"
-        ]
+        run.exception.__notes__ = [f"It did not end. It was here:\n{run.where()}"]
         return self.executor.given_up(run.claim, run, pause=LAST_SECONDS)
 
     # Faults
