@@ -47,7 +47,7 @@ class InterruptTestCase(WorkerTestCase):
 class TimeoutTests(InterruptTestCase):
     def test_a_task_that_computes_ends_with_its_time(self):
         result, after = slow_tasks.compute.enqueue(), tasks.add.enqueue(1, 2)
-        work()
+        work_apart()
         self.assertTimedOut(result)
         self.assertIn("in spin", result.job.errors[0]["traceback"])
         self.assertEqual(after.job.return_value, 3)
@@ -79,7 +79,7 @@ class TimeoutTests(InterruptTestCase):
 
     def test_a_coroutine_that_cancels_itself_is_not_timed_out(self):
         result = slow_tasks.async_cancelled_by_itself.enqueue()
-        work()
+        work_apart()
         self.assertEqual(result.job.status, "FAILED")
         self.assertIn("CancelledError", result.job.exception_class_path)
 
@@ -92,7 +92,7 @@ class TimeoutTests(InterruptTestCase):
 
     def test_an_error_that_follows_counts_as_the_timeout(self):
         result = slow_tasks.another_error.enqueue()
-        work()
+        work_apart()
         self.assertTimedOut(result)
         self.assertIn("ValueError: wrapped", result.job.errors[0]["traceback"])
 
@@ -117,7 +117,7 @@ class TimeoutTests(InterruptTestCase):
     @override_settings(TASKS=tasks_setting(timeout=0.1))
     def test_tasks_that_say_nothing_have_the_options_limit(self):
         results = [slow_tasks.without_limit.enqueue(1, 30), tasks.add.enqueue(1, 2)]
-        work()
+        work_apart()
         self.assertTimedOut(results[0], "ran longer than its timeout of 0.1 s")
         self.assertEqual(results[1].job.return_value, 3)
 
@@ -178,7 +178,7 @@ class CancelTests(InterruptTestCase):
                 job = ended(result)
                 self.assertEqual((job.status, job.attempts), ("CANCELLED", 1))
                 self.assertEqual(job.exception_class_path, "durable_tasks.exceptions.TaskCancelled")
-                self.assertEqual(effects(text), [text])
+                self.assertIn(text, effects())
 
     def test_another_lease_of_the_job_is_left_alone(self):
         result = tasks.hold.enqueue("x")

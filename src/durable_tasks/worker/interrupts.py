@@ -160,9 +160,9 @@ class ThreadRun(WorkerRun):
                 raise self.another()
             return function()
         except BaseException as error:
-            if self.exception is None:
+            if (told := self.told(error)) is error:
                 raise
-            raise self.told(error)  # noqa: B904  (it has its cause)
+            raise told  # noqa: B904  (it has its cause)
         finally:
             # An exception that was thrown is raised at the end of a call at the earliest: this one
             # is done before, and the lock is taken. After it one can be left, and none follows.
@@ -212,9 +212,9 @@ class CoroutineRun(WorkerRun):
                 raise self.another()
             return await function()
         except BaseException as error:
-            if self.exception is None:
+            if (told := self.told(error)) is error:
                 raise
-            raise self.told(error)  # noqa: B904  (it has its cause)
+            raise told  # noqa: B904  (it has its cause)
         finally:
             self.closed = True
             if self.deadline is not None or self.exception is not None:
