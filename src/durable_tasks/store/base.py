@@ -610,10 +610,10 @@ class Store(ABC):
         return rows[0] if rows else None
 
     @abstractmethod
-    def cancel_query(self) -> None:
-        """Let what the connection's own thread is waiting for fail; for another thread to call.
+    def query_canceller(self) -> Callable[[], None]:
+        """Return what ends the query that the connection, which is open, is waiting for.
 
-        Waits until the server has heard of it. Raises whatever goes wrong.
+        To be called by another thread; returns once the server knows. Raises what goes wrong.
         """
 
     def changed(self, sql: str, params: Sequence[Any] = ()) -> int:

@@ -1,6 +1,6 @@
 """PostgreSQL: finish and claim in one statement, one round trip, one commit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
@@ -425,12 +425,16 @@ class PostgreSQLStore(Store):
     def is_busy(self, error: Exception) -> bool:
         return isinstance(error, OperationalError) and _sqlstate(error) in ("40P01", "40001")
 
-    def cancel_query(self) -> None:
+    def query_canceller(self) -> Callable[[], None]:
         from psycopg.pq import TransactionStatus
 
         driver = self.connection.connection
-        if driver.info.transaction_status == TransactionStatus.ACTIVE:
-            driver.cancel_safe(timeout=CANCEL_TIMEOUT)
+
+        def cancel() -> None:
+            if driver.info.transaction_status == TransactionStatus.ACTIVE:
+                driver.cancel_safe(timeout=CANCEL_TIMEOUT)
+
+        return cancel
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from django.db.backends.signals import connection_created
 
 from ..exceptions import Cancel, Retry, Snooze, TaskCancelled, TaskTimeout
 from ..execute import Run
-from ..store import Claim, store_for
+from ..store import Claim, StoreNotSupported, store_for
 
 # Seconds that a run has to end after something was raised in it; then it counts as stuck.
 GRACE = 5.0
@@ -40,13 +40,20 @@ class Slot:
 
     def __init__(self) -> None:
         self.ident = threading.get_ident()
-        made = connections.all(initialized_only=True)
-        self._connections = {each.alias: each for each in made}
+        self._cancels: dict[BaseDatabaseWrapper, tuple[Any, Callable[[], None]]] = {}
+        for connection in connections.all(initialized_only=True):
+            if connection.connection is not None:
+                self._connected(connection)
         connection_created.connect(self._connected)
 
     def _connected(self, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
         if threading.get_ident() == self.ident:
-            self._connections[connection.alias] = connection
+            for each in list(self._cancels):
+                if each.connection is None:
+                    del self._cancels[each]
+            with suppress(StoreNotSupported):  # not all databases have to be the jobs'
+                cancel = store_for(connection).query_canceller()
+                self._cancels[connection] = connection.connection, cancel
 
     def end(self) -> None:
         """The thread takes no more runs."""
@@ -65,9 +72,10 @@ class Slot:
 
     def cancel_queries(self) -> None:
         """Cancel what the thread's database connections are waiting for."""
-        for connection in self._connections.copy().values():
-            with suppress(Exception):  # it is closed, or has just ended its query
-                store_for(connection).cancel_query()
+        for connection, (driver, cancel) in self._cancels.copy().items():
+            if connection.connection is driver:
+                with suppress(Exception):  # the query has just ended, or the server is away
+                    cancel()
 
 
 class MainSlot(Slot):
