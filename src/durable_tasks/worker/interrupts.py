@@ -1,8 +1,8 @@
 """Ending runs from outside: their time is over, or their jobs are cancelled.
 
-What is meant for one run must never reach the next one of its thread. So there is a lock for each
-run: who raises something in it holds that lock, and the run itself takes it for good once its task
-has returned. What is on its way by then is taken back.
+What is meant for one run must never reach the next one of its thread. So a run that is to be
+interrupted has a lock: who raises something in it holds that lock, and the run itself takes it for
+good once its task has returned. What is on its way by then is taken back.
 """
 
 import asyncio
@@ -109,10 +109,13 @@ class MainSlot(Slot):
 class WorkerRun(Run):
     """A claim in a pool, from when it is submitted until its task has ended."""
 
-    begun = closed = is_stuck = False
+    # Set before ``exception`` is looked at. Whoever interrupts sets that first and looks at these
+    # then; so at least one of the two sees the other.
+    begun = closed = False
+    is_stuck = False
     deadline: float | None = None  # monotonic, as all times here
     asked_at = again_at = 0.0
-    ident = 0  # of the thread, once it was interrupted
+    lock: threading.Lock  # once there is an exception
 
     def __init__(self, claim: Claim, interrupts: "Interrupts") -> None:
         self.claim = claim
@@ -147,19 +150,20 @@ class WorkerRun(Run):
         asked.__cause__ = error
         return asked
 
+    @property
+    def thread_id(self) -> int | None:
+        raise NotImplementedError
+
     def where(self) -> str:
         """Return where its thread is, as a traceback prints it."""
-        return "".join(traceback.format_stack(sys._current_frames().get(self.ident)))
+        frame = sys._current_frames().get(self.thread_id or 0)
+        return "".join(traceback.format_stack(frame)) if frame else ""
 
 
 class ThreadRun(WorkerRun):
     """A run of a sync task. ``slot``: its thread, from its beginning on."""
 
     slot: Slot
-
-    def __init__(self, claim: Claim, interrupts: "Interrupts") -> None:
-        super().__init__(claim, interrupts)
-        self._lock = threading.Lock()
 
     def call[T](self, function: Callable[[], T]) -> T:
         try:
@@ -172,16 +176,16 @@ class ThreadRun(WorkerRun):
                 raise
             raise told  # noqa: B904  (it has its cause)
         finally:
-            # An exception that was thrown is raised at the end of a call at the earliest: this one
-            # is done before, and the lock is taken. After it one can be left, and none follows.
+            # What was thrown is raised at the end of a call at the earliest: this is done before,
+            # and the lock is taken. After it one exception can be left, and none follows.
             self.closed = True
-            try:
-                self._lock.acquire()  # never released
-                if self.exception is not None:
+            if self.exception is not None:
+                try:
+                    self.lock.acquire()  # never released
                     self.slot.take_back()
-            except (TaskTimeout, TaskCancelled):
-                pass
-            if self.deadline is not None or self.exception is not None:
+                except (TaskTimeout, TaskCancelled):
+                    pass
+            if self.deadline is not None:
                 self._interrupts.forget(self)
 
     def interrupt(self) -> None:
@@ -189,32 +193,40 @@ class ThreadRun(WorkerRun):
         threading.Thread(target=self._interrupt, name="interrupt", daemon=True).start()
 
     def _interrupt(self) -> None:
-        if not self._lock.acquire(blocking=False):
+        if not self.lock.acquire(blocking=False):
             return  # it has ended, or is being interrupted
         try:
             if self.begun and not self.closed:
-                self.ident = self.slot.ident
                 self.slot.throw(self)
                 self.slot.cancel_queries()
         finally:
-            self._lock.release()
+            self.lock.release()
+
+    @property
+    def thread_id(self) -> int | None:
+        return self.slot.ident
 
 
 class CoroutineRun(WorkerRun):
-    """A run of an async task, on the event loop ``loop``."""
+    """A run of an async task. ``task``: set unless it ends before its first pause."""
+
+    task: asyncio.Task[Any]
+    _answered = True
 
     def __init__(
-        self, claim: Claim, interrupts: "Interrupts", loop: asyncio.AbstractEventLoop
+        self,
+        claim: Claim,
+        interrupts: "Interrupts",
+        loop: asyncio.AbstractEventLoop,
+        thread: threading.Thread,
     ) -> None:
-        super().__init__(claim, interrupts)
+        self.claim = claim
+        self._interrupts = interrupts
         self._loop = loop
-        self._answered = True
-        self._task: asyncio.Task[Any] | None = None
+        self._thread = thread
 
     async def acall[T](self, function: Callable[[], Awaitable[T]]) -> T:
         try:
-            self.ident = threading.get_ident()
-            self._task = asyncio.current_task()
             self.begun = True
             if self.exception is not None:
                 raise self.another()
@@ -225,7 +237,7 @@ class CoroutineRun(WorkerRun):
             raise told  # noqa: B904  (it has its cause)
         finally:
             self.closed = True
-            if self.deadline is not None or self.exception is not None:
+            if self.deadline is not None:
                 self._interrupts.forget(self)
 
     def interrupt(self) -> None:
@@ -236,8 +248,11 @@ class CoroutineRun(WorkerRun):
     def _cancel(self) -> None:
         self._answered = True
         if self.begun and not self.closed:
-            assert self._task is not None
-            self._task.cancel()
+            self.task.cancel()
+
+    @property
+    def thread_id(self) -> int | None:
+        return self._thread.ident
 
     @property
     def blocks(self) -> bool:
@@ -284,6 +299,7 @@ class Interrupts:
         """
         if run.exception is None:
             run.asked_at = run.again_at = time.monotonic()
+            run.lock = threading.Lock()
         elif not isinstance(exception, TaskCancelled) or isinstance(run.exception, TaskCancelled):
             return
         run.exception = exception

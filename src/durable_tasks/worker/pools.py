@@ -103,7 +103,7 @@ class Pool[R: WorkerRun](ABC):
         elif (run := self._runs.get(claim)) is not None:
             self.interrupts.ask(run, exception)
         if waiting:
-            self.submit(waiting)
+            self._add(waiting)
 
 
 class ThreadPool(Pool[ThreadRun]):
@@ -220,7 +220,7 @@ class CoroutinePool(Pool[CoroutineRun]):
 
     def _add(self, claims: Sequence[Claim]) -> None:
         for claim in claims:
-            run = self._runs[claim] = CoroutineRun(claim, self.interrupts, self._loop)
+            run = self._runs[claim] = CoroutineRun(claim, self.interrupts, self._loop, self._thread)
             self._waiting.append(run)
         self._loop.call_soon_threadsafe(self._fill)
 
@@ -244,6 +244,7 @@ class CoroutinePool(Pool[CoroutineRun]):
             # Runs to its first await at once; a task that never waits is done here.
             task = asyncio.Task(self._run_one(run), loop=self._loop, eager_start=True)
             if not task.done():
+                run.task = task
                 self._running.add(task)
                 task.add_done_callback(self._done)
         self._loop.call_soon(self._fill)
