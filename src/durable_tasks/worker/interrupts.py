@@ -28,6 +28,7 @@ from ..store import Claim, StoreNotSupported, store_for
 GRACE = 5.0
 # Seconds after which it is raised again: the task may have caught it.
 AGAIN = 1.0
+NEVER = float("inf")
 # Wakes a main thread that sleeps or waits for a socket. By default it does nothing, so one that
 # comes late harms nobody.
 SIGNAL = getattr(signal, "SIGURG", None)
@@ -269,7 +270,7 @@ class Interrupts:
     def __init__(self, on_stuck: Callable[[WorkerRun], None]) -> None:
         self._on_stuck = on_stuck
         self._watched: set[WorkerRun] = set()
-        self._wakes_at = float("inf")
+        self._wakes_at = NEVER
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="interrupts", daemon=True)
@@ -309,20 +310,17 @@ class Interrupts:
         while not self._stopping:
             self._wake.clear()
             # Before the look: whoever comes during it wakes this thread again.
-            self._wakes_at = float("inf")
+            self._wakes_at = NEVER
             now = time.monotonic()
-            next_look = min((self._look(run, now) for run in self._watched.copy()), default=None)
-            if next_look is not None and next_look != float("inf"):
-                self._wakes_at = next_look
-                self._wake.wait(max(0.0, next_look - time.monotonic()))
-            else:
-                self._wake.wait()
+            next_look = min((self._look(run, now) for run in self._watched.copy()), default=NEVER)
+            self._wakes_at = next_look
+            self._wake.wait(None if next_look == NEVER else max(0.0, next_look - time.monotonic()))
 
     def _look(self, run: WorkerRun, now: float) -> float:
         """Do what is due for a run; return when to look again."""
         if run.closed or run.is_stuck:
             self._watched.discard(run)
-            return float("inf")
+            return NEVER
         if run.exception is None:
             assert run.deadline is not None
             if now < run.deadline:
@@ -334,7 +332,7 @@ class Interrupts:
         elif now >= run.asked_at + GRACE:
             run.is_stuck = True
             self._on_stuck(run)
-            return float("inf")
+            return NEVER
         elif now >= run.again_at:
             run.interrupt()
             run.again_at = now + AGAIN

@@ -197,7 +197,8 @@ class Loop:
             extra=facts(run.claim, self.worker_id),
         )
         if self.may_exit:
-            self._exit_at = time.monotonic() + self.exit_within
+            if not self._stuck:
+                self._exit_at = time.monotonic() + self.exit_within
             self._stuck.append(run)
             self.ended.put(None)
 
@@ -507,7 +508,8 @@ class Loop:
 
     def _give_up_stuck(self, now: float) -> None:
         """Save the endings of stuck runs as the last act, once what else runs has ended."""
-        self._stuck = [run for run in self._stuck if not run.closed]
+        for run in [run for run in self._stuck if run.closed]:
+            self._stuck.remove(run)  # it has ended after all
         stuck = {run.claim for run in self._stuck}
         # What cannot go on is not waited for: it is rescued.
         blocked = [self._held[run.claim] for run in self._stuck if run.blocks]

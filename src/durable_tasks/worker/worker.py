@@ -234,6 +234,7 @@ class Worker:
             logger.error(
                 "Worker %s exits from under a run that can't be ended.",
                 self.id,
+                exc_info=self._error,
                 extra={"worker_id": self.id},
             )
             if not loop.holds_more:
