@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -45,6 +45,37 @@ def is_marked(claim: Claim, *, fails: bool) -> bool:
     run twice (``fails``). Otherwise it would cost each job a round trip.
     """
     return claim.lost > 0 or fails
+
+
+class Run:
+    """One run of a claim, as its task sees it. Those of a worker can be interrupted."""
+
+    # What is to be raised in the task.
+    exception: BaseException | None = None
+    started_at: datetime | None = None
+
+    def limit(self, seconds: float) -> None:
+        """The task may take so long from now on."""
+
+    def call[T](self, function: Callable[[], T]) -> T:
+        """Call the task: the part of a run that can be interrupted."""
+        return function()
+
+    async def acall[T](self, function: Callable[[], Awaitable[T]]) -> T:
+        """Call an async task."""
+        return await function()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DurableContext(TaskContext):  # type: ignore[misc,type-arg]
+    """What a task with ``takes_context=True`` gets: Django's, and whether the job is cancelled."""
+
+    run: Run
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody has cancelled the job. ``TaskCancelled`` is raised in it as well."""
+        return isinstance(self.run.exception, TaskCancelled)
 
 
 class _NotOurs(Exception):
@@ -114,33 +145,39 @@ class Executor:
             fails_if_lost=rule("on_worker_lost") == "fail",
         )
 
-    def execute(self, claim: Claim) -> Finish:
+    def execute(self, claim: Claim, run: Run | None = None) -> Finish:
         """Run a claim of a sync task in this thread."""
-        started_at = self.now()
+        run = run or Run()
+        run.started_at = started_at = self.now()
         resolved = self.resolve(claim.task_path)
         if is_marked(claim, fails=resolved.fails_if_lost) and not self._may_start(claim):
             return Finish.released(claim)
         try:
-            func, args, kwargs = self._call(resolved, claim, started_at)
+            call = self._call(resolved, claim, run, started_at)
             self.on_start(claim, started_at)
+            if resolved.timeout is not None:
+                run.limit(resolved.timeout)
             if resolved.atomic:
-                return self._execute_atomic(claim, partial(func, *args, **kwargs), started_at)
-            value = func(*args, **kwargs)
+                return self._execute_atomic(claim, partial(run.call, call), started_at)
+            value = run.call(call)
             return self._succeeded(claim, value, started_at)
         except BaseException as error:  # SystemExit and KeyboardInterrupt are the task's, too
             return self._raised(resolved, claim, error, started_at)
 
-    async def aexecute(self, claim: Claim) -> Finish:
+    async def aexecute(self, claim: Claim, run: Run | None = None) -> Finish:
         """Run a claim of an async task in this event loop."""
-        started_at = self.now()
+        run = run or Run()
+        run.started_at = started_at = self.now()
         resolved = self.resolve(claim.task_path)
         marked = is_marked(claim, fails=resolved.fails_if_lost)
         if marked and not await sync_to_async(self._may_start)(claim):
             return Finish.released(claim)
         try:
-            func, args, kwargs = self._call(resolved, claim, started_at)
+            call = self._call(resolved, claim, run, started_at)
             self.on_start(claim, started_at)
-            value = await func(*args, **kwargs)
+            if resolved.timeout is not None:
+                run.limit(resolved.timeout)
+            value = await run.acall(call)
             return self._succeeded(claim, value, started_at)
         except BaseException as error:
             return self._raised(resolved, claim, error, started_at)
@@ -187,8 +224,8 @@ class Executor:
         return finish
 
     def _call(
-        self, resolved: Resolved, claim: Claim, started_at: datetime
-    ) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]:
+        self, resolved: Resolved, claim: Claim, run: Run, started_at: datetime
+    ) -> Callable[[], Any]:
         if resolved.func is None:
             assert resolved.error is not None
             raise resolved.error
@@ -196,8 +233,8 @@ class Executor:
         kwargs = json.loads(claim.kwargs) if claim.kwargs != "{}" else {}
         if resolved.takes_context:
             result = self.result_at_start(claim, started_at)
-            args.insert(0, TaskContext(task_result=result))
-        return resolved.func, args, kwargs
+            args.insert(0, DurableContext(task_result=result, run=run))
+        return partial(resolved.func, *args, **kwargs)
 
     def _succeeded(self, claim: Claim, value: Any, started_at: datetime) -> Finish:
         text = None if value is None else dumps(value, "The return value")
@@ -211,8 +248,37 @@ class Executor:
                 )
         return Finish.succeeded(claim, text, started_at=started_at, finished_at=self.now())
 
+    def cancelled(self, claim: Claim, error: BaseException) -> Finish:
+        """Return the ending of a claim that was cancelled before it began: no run of it counts."""
+        finish = Finish.failed(
+            claim,
+            error,
+            worker_id=self.worker_id,
+            started_at=claim.last_attempted_at,
+            finished_at=self.now(),
+            status=JobStatus.CANCELLED,
+        )
+        finish.writes = (*finish.writes, "attempts")
+        finish.attempts = claim.attempts - 1
+        return finish
+
+    def given_up(self, claim: Claim, run: Run, *, pause: float) -> Finish:
+        """Return what becomes of a job whose run does not end although it was interrupted.
+
+        ``pause``: seconds in which it does not run again.
+        """
+        assert run.exception is not None
+        assert run.started_at is not None
+        resolved = self.resolve(claim.task_path)
+        return self._raised(resolved, claim, run.exception, run.started_at, pause=pause)
+
     def _raised(
-        self, resolved: Resolved, claim: Claim, error: BaseException, started_at: datetime
+        self,
+        resolved: Resolved,
+        claim: Claim,
+        error: BaseException,
+        started_at: datetime,
+        pause: float = 0.0,
     ) -> Finish:
         """Return what becomes of a job whose task raised."""
         now = self.now()
@@ -234,7 +300,8 @@ class Executor:
             "finished_at": now,
         }
         if delay is not None:
-            return Finish.retried(claim, error, run_at=now + timedelta(seconds=delay), **ended)
+            run_at = now + timedelta(seconds=max(delay, pause))
+            return Finish.retried(claim, error, run_at=run_at, **ended)
         if isinstance(error, Cancel):
             error = TaskCancelled(str(error)).with_traceback(error.__traceback__)
         if isinstance(error, TaskCancelled):

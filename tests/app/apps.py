@@ -1,3 +1,5 @@
+import os
+
 from django.apps import AppConfig
 
 
@@ -5,3 +7,9 @@ class TestsAppConfig(AppConfig):
     name = "tests.app"
     label = "tests_app"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self):
+        if grace := os.environ.get("DURABLE_TASKS_TEST_GRACE"):
+            from durable_tasks.worker import interrupts
+
+            interrupts.GRACE = float(grace)

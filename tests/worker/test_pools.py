@@ -3,7 +3,6 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from types import SimpleNamespace
 from unittest import mock
 
 from django.test import SimpleTestCase
@@ -55,9 +54,9 @@ class ThreadTests(PoolTestCase):
 class OrderTests(SimpleTestCase):
     def test_what_is_of_a_higher_priority_comes_before_what_waits_already(self):
         # Never started, so all of it waits.
-        pool = pools.ThreadPool(1, SimpleNamespace(backend_name="default"), SimpleQueue())
+        pool = pools.ThreadPool(1, mock.Mock(), SimpleQueue(), mock.Mock())
         for priorities in ([5, 0, 0], [0, -5], [5, 0, -9], [7]):
-            pool.submit([SimpleNamespace(priority=each) for each in priorities])
+            pool.submit([mock.Mock(priority=each) for each in priorities])
         self.assertEqual(
             [claim.priority for claim in pool.take_back()], [7, 5, 5, 0, 0, 0, 0, -5, -9]
         )

@@ -18,7 +18,7 @@ from durable_tasks.exceptions import DurableTasksError
 from durable_tasks.models import Job, Worker
 from durable_tasks.worker.process import process_start, resident_mib
 from durable_tasks.worker.restarts import MAX_FAILED_STARTS, STEADY, Restarts, how_it_ended
-from durable_tasks.worker.stopping import CUT_SHORT, GAVE_UP, RENEW, with_jitter
+from durable_tasks.worker.stopping import CUT_SHORT, GAVE_UP, RENEW, STUCK, with_jitter
 from durable_tasks.worker.supervisor import command_line
 
 from ..app import tasks
@@ -109,6 +109,7 @@ class RestartTests(SimpleTestCase):
 class PartTests(SimpleTestCase):
     def test_an_end_is_told_in_words(self):
         self.assertEqual(how_it_ended(RENEW), "has reached its limit")
+        self.assertIn("a task that did not end", how_it_ended(STUCK))
         self.assertEqual(how_it_ended(1), "ended with exit code 1")
         self.assertEqual(how_it_ended(-signal.SIGKILL), "was killed by SIGKILL")
         self.assertEqual(how_it_ended(-300), "was killed by signal 300")

@@ -703,6 +703,13 @@ class Store(ABC):
         rows = self.rows(sql, params)
         return rows[0] if rows else None
 
+    @abstractmethod
+    def query_canceller(self) -> Callable[[], None]:
+        """Return what ends the query that the connection, which is open, is waiting for.
+
+        To be called by another thread; returns once the server knows. Raises what goes wrong.
+        """
+
     def changed(self, sql: str, params: Sequence[Any] = ()) -> int:
         """Run one statement that changes rows; return how many."""
 

@@ -136,11 +136,14 @@ class Finish:
         exception: BaseException,
         *,
         worker_id: str,
-        started_at: datetime,
+        started_at: datetime | None,
         finished_at: datetime,
         status: JobStatus = JobStatus.FAILED,
     ) -> "Finish":
-        """The task raised, or could not be called; or it was cancelled, if that is ``status``."""
+        """The task raised, or could not be called; or it was cancelled, if that is ``status``.
+
+        ``started_at``: of the last run, if there was one.
+        """
         return cls(
             claim.id,
             claim.lease,

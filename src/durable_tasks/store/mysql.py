@@ -1,6 +1,6 @@
 """MySQL and MariaDB: lock, then update, in one short transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -190,3 +190,16 @@ class MySQLStore(Store):
     def is_busy(self, error: Exception) -> bool:
         # 1213: deadlock, 1205: lock wait timeout.
         return isinstance(error, OperationalError) and error.args[0] in (1213, 1205)
+
+    def query_canceller(self) -> Callable[[], None]:
+        thread_id = self.connection.connection.thread_id()  # other threads can't ask for it
+
+        def cancel() -> None:
+            other = self.connection.copy()
+            try:
+                with other.cursor() as cursor:
+                    cursor.execute("KILL QUERY %s", [thread_id])
+            finally:
+                other.close()
+
+        return cancel

@@ -1,6 +1,6 @@
 """PostgreSQL: finish and claim in one statement, one round trip, one commit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
@@ -51,6 +51,8 @@ _CLAIM_TYPES = {
     **dict.fromkeys(_TIMES, "timestamptz"),
 }
 
+# Seconds that it may take to cancel a query.
+CANCEL_TIMEOUT = 5.0
 # Rows in a chunk from which COPY is used.
 COPY_FROM = 1000
 # Rows that are handed to the driver at a time.
@@ -423,6 +425,17 @@ class PostgreSQLStore(Store):
 
     def is_busy(self, error: Exception) -> bool:
         return isinstance(error, OperationalError) and _sqlstate(error) in ("40P01", "40001")
+
+    def query_canceller(self) -> Callable[[], None]:
+        from psycopg.pq import TransactionStatus
+
+        driver = self.connection.connection
+
+        def cancel() -> None:
+            if driver.info.transaction_status == TransactionStatus.ACTIVE:
+                driver.cancel_safe(timeout=CANCEL_TIMEOUT)
+
+        return cancel
 
 
 @contextmanager

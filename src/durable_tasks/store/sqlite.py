@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
@@ -150,3 +150,7 @@ class SQLiteStore(Store):
             sqlite3.SQLITE_BUSY,
             sqlite3.SQLITE_LOCKED,
         )
+
+    def query_canceller(self) -> Callable[[], None]:
+        interrupt: Callable[[], None] = self.connection.connection.interrupt
+        return interrupt

@@ -69,10 +69,10 @@ class Announcer:
         self._on_ended = on_ended
         self._thread.start()
 
-    def stop(self) -> None:
-        """Announce what is left, then end."""
+    def stop(self, timeout: float | None = None) -> None:
+        """Announce what is left, within ``timeout`` seconds if not None, then end."""
         self._queue.put(None)
-        self._thread.join()
+        self._thread.join(timeout)
 
     def look(self) -> None:
         """See whether anybody listens to the starts of what is about to be claimed."""

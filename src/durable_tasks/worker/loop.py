@@ -9,17 +9,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from queue import Empty, SimpleQueue
+from typing import Any
 from uuid import UUID
 
 from django.db import Error as DatabaseFault
 
 from ..chores import promote
+from ..exceptions import TaskCancelled
 from ..execute import Executor
 from ..store import Claim, Finish, Queues, Store
 from ..store.messages import MAX_BATCH
 from .announce import Announcer, facts
 from .clock import Clock
 from .heartbeat import Heartbeat
+from .interrupts import WorkerRun
 from .pools import CoroutinePool, Pool, ThreadPool
 
 logger = logging.getLogger("durable_tasks")
@@ -37,13 +40,16 @@ WEIGHT = 0.02
 CANCELS_EVERY = 1.0
 # Seconds between two tries when the database is away: the first and the longest pause.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+# Seconds after its last save in which a process with a stuck run is gone: no job of its begins
+# again before.
+LAST_SECONDS = 2.0
 
 
 @dataclass(slots=True)
 class Lane:
     """A pool as the loop sees it."""
 
-    pool: Pool
+    pool: Pool[Any]
     prefetch: int | None = None  # claims beyond the free slots; None: as many as fit RESERVE
     held: int = 0  # submitted and not ended
     share: float = 0.0  # of the recent claims, how many were for this pool
@@ -108,6 +114,8 @@ class Loop:
     nothing is left. ``max_tasks``: stop after so many. ``prefetch``: jobs to claim beyond the free
     slots, or None to let their run times decide. ``give_up_after``: seconds to wait for the
     database at a stop. ``enter``: adds a row for a new life of this worker and returns the life.
+    ``may_exit``: whether this process may be ended for a run that can't be. ``exit_within``: the
+    seconds that the other runs then have.
     """
 
     def __init__(
@@ -128,6 +136,8 @@ class Loop:
         prefetch: int | None,
         give_up_after: float,
         enter: Callable[[], UUID],
+        may_exit: bool,
+        exit_within: float,
     ) -> None:
         self.store = store
         self.queues = queues
@@ -141,6 +151,8 @@ class Loop:
         self.max_tasks = max_tasks
         self.give_up_after = give_up_after
         self.enter = enter
+        self.may_exit = may_exit
+        self.exit_within = exit_within
         self._lanes = (Lane(threads, prefetch, share=1.0), Lane(coroutines, prefetch))
         # Claimed and not yet saved.
         self._held: dict[Claim, Lane] = {}
@@ -151,6 +163,9 @@ class Loop:
         self._suspects: deque[Claim] = deque()
         self._suspect: Claim | None = None  # the one that runs
         self._suspects_since = 0.0  # since when they wait (monotonic)
+        self._stuck: list[WorkerRun] = []  # they do not end although they were interrupted
+        self._exit_at = 0.0
+        self._is_over = False
         self._stopping = False
         self._taken = 0
         self._more = True  # there are probably READY jobs: the last claim got all it wanted
@@ -178,6 +193,33 @@ class Loop:
         self._cancels_at = 0.0
         self.ended.put(None)
 
+    def stuck(self, run: WorkerRun) -> None:
+        """A run does not end although it was interrupted; may be called from any thread."""
+        logger.error(
+            "Job %s of %s does not end although it was interrupted. %s",
+            run.claim.id,
+            run.claim.task_path,
+            "This process ends, once what else runs has ended."
+            if self.may_exit
+            else "Its thread is lost until it ends by itself.",
+            extra=facts(run.claim, self.worker_id),
+        )
+        if self.may_exit:
+            if not self._stuck:
+                self._exit_at = time.monotonic() + self.exit_within
+            self._stuck.append(run)
+            self.ended.put(None)
+
+    @property
+    def has_stuck(self) -> bool:
+        """Whether runs go on that can't be ended but with the process."""
+        return bool(self._stuck)
+
+    @property
+    def holds_more(self) -> bool:
+        """Whether there are claims that are not saved."""
+        return bool(self._held)
+
     @property
     def worker_id(self) -> str:
         return self.executor.worker_id
@@ -203,11 +245,18 @@ class Loop:
             else:
                 self._recovered()
 
+    @property
+    def _is_closing(self) -> bool:
+        """Whether nothing more is to be claimed."""
+        return self._stopping or bool(self._stuck)
+
     def _is_done(self) -> bool:
+        if self._is_over:
+            return True
         if self._held or self._unsaved:
             failing = self._failing_since
             return (
-                self._stopping
+                self._is_closing
                 and failing is not None
                 and time.monotonic() - failing > self.give_up_after
             )
@@ -222,11 +271,11 @@ class Loop:
             self._settle(saved)
         for lane in self._lanes:
             stuck = lane.waiting_since is not None and now - lane.waiting_since > MAX_WAIT
-            if stuck or self._stopping:
+            if stuck or self._is_closing:
                 self._give_back(lane)
             if stuck:
                 self._probe_at = now + MAX_WAIT  # let others have them first
-        if self._stopping or now - self._suspects_since > MAX_WAIT:
+        if self._is_closing or now - self._suspects_since > MAX_WAIT:
             self._give_back_suspects()
         if now >= self._reconcile_at:
             self._reconcile(now)
@@ -241,15 +290,17 @@ class Loop:
             self.store.notify(test)
             if self.heartbeat.test == test:
                 self.heartbeat.test = None
-        if now >= self._look_at and not self._stopping and (self._room(now) or self._probes(now)):
+        if now >= self._look_at and not self._is_closing and (self._room(now) or self._probes(now)):
             self._look(now)
-        want = 0 if self._stopping else self._want(now)
+        want = 0 if self._is_closing else self._want(now)
         probes = want > 0 and not self._room(now)
         # Paused for too long, others may think us lost: claim only after a heartbeat.
         if want and not self.heartbeat.is_fresh() and not self.heartbeat.beat_now(timeout=1.0):
             want = 0
         if want or self._unsaved:
             self._exchange(want, now, probes=probes)
+        if self._stuck:
+            self._give_up_stuck(now)
 
     def _exchange(self, want: int, now: float, *, probes: bool) -> None:
         finishes = self._unsaved[:MAX_BATCH]
@@ -430,7 +481,9 @@ class Loop:
         ]
         if self._suspects:
             until.append(self._suspects_since + MAX_WAIT)
-        if not self._stopping:
+        if self._stuck:
+            until.append(self._exit_at)
+        if not self._is_closing:
             if self._want(now):
                 return 0.0
             if self._room(now) or self._probes(now):
@@ -463,9 +516,6 @@ class Loop:
             now - self._idle_since, self.interval, hears=self.heartbeat.hears
         )
 
-    def _interrupt_cancelled(self, tokens: list[tuple[UUID, int]]) -> None:
-        """Interrupt those of these jobs, (id, lease), that this worker holds."""
-
     def _reconcile(self, now: float) -> None:
         """Give back jobs that are ours in the database but that we never saw.
 
@@ -487,6 +537,45 @@ class Loop:
                 len(claims),
                 extra={"worker_id": self.worker_id},
             )
+
+    # Runs that are to end
+
+    def _interrupt_cancelled(self, tokens: list[tuple[UUID, int]]) -> None:
+        """Interrupt those of these jobs, (id, lease), that this worker holds."""
+        for claim, lane in list(self._held.items()):
+            if (claim.id, claim.lease) in tokens:
+                error = TaskCancelled("The job was cancelled.")
+                if claim in self._suspects:
+                    self._suspects.remove(claim)
+                    self._unsaved.append(self.executor.cancelled(claim, error))
+                else:
+                    lane.pool.interrupt(claim, error)
+
+    def _give_up_stuck(self, now: float) -> None:
+        """Save the endings of stuck runs as the last act, once what else runs has ended."""
+        for run in [run for run in self._stuck if run.closed]:
+            self._stuck.remove(run)  # it has ended after all
+        stuck = {run.claim for run in self._stuck}
+        # What cannot go on is not waited for: it is rescued.
+        blocked = [self._held[run.claim] for run in self._stuck if run.blocks]
+        waited_for = [
+            claim
+            for claim, lane in self._held.items()
+            if claim not in stuck and not any(lane is each for each in blocked)
+        ]
+        if not stuck or self._unsaved or (waited_for and now < self._exit_at):
+            return
+        last = [self._given_up(run) for run in self._stuck]
+        self.store.exchange(
+            last, 0, queues=self.queues, worker_id=self.worker_id, now=self.clock.now()
+        )
+        self._settle(last)
+        self._is_over = True
+
+    def _given_up(self, run: WorkerRun) -> Finish:
+        assert run.exception is not None
+        run.exception.__notes__ = [f"It did not end. It was here:\n{run.where()}"]
+        return self.executor.given_up(run.claim, run, pause=LAST_SECONDS)
 
     # Faults
 

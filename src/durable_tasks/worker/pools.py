@@ -16,6 +16,7 @@ from django.db import connections
 from ..compat import TASK_MAX_PRIORITY, task_backends
 from ..execute import Executor
 from ..store import Claim, Finish
+from .interrupts import SIGNAL, CoroutineRun, Interrupts, MainSlot, Slot, ThreadRun, WorkerRun
 
 # So many coroutines are started before the event loop gets a turn for those that run.
 GROUP = 50
@@ -26,15 +27,16 @@ CONNECTION_CARE = 1.0
 SIGNAL_LOOK = 0.5
 
 
-def tidy_connections() -> None:
+def tidy_connections(*, drop: bool = False) -> None:
     """Let no connection of this thread that is too old, broken or inside a transaction go on.
 
+    ``drop``: nor any other; something may have been raised in the midst of what they did.
     Django's ``close_old_connections()`` raises for some that are broken, and what it does to one
     whose transaction was never ended fails every later task of the thread.
     """
     for connection in connections.all(initialized_only=True):
         with suppress(Exception):  # of whatever kind: a slot must not end with it
-            if not connection.in_atomic_block:
+            if not (drop or connection.in_atomic_block):
                 connection.close_if_unusable_or_obsolete()
                 continue
         with suppress(Exception):
@@ -42,7 +44,7 @@ def tidy_connections() -> None:
         del connections[connection.alias]
 
 
-class Pool(ABC):
+class Pool[R: WorkerRun](ABC):
     """Runs claims and puts each one's ``Finish`` on the queue ``ended``."""
 
     # How many claims can run at once?
@@ -53,11 +55,14 @@ class Pool(ABC):
         slots: int,
         executor: Executor,
         ended: "SimpleQueue[Finish | None]",
+        interrupts: Interrupts,
     ) -> None:
         self.slots = slots
         self.executor = executor
         self.ended = ended
         self._last_priority = TASK_MAX_PRIORITY  # of the last that waits
+        self.interrupts = interrupts
+        self._runs: dict[Claim, R] = {}  # submitted and not ended
 
     @abstractmethod
     def start(self) -> None:
@@ -85,18 +90,40 @@ class Pool(ABC):
     def stop(self) -> None:
         """End, after what was submitted."""
 
+    def interrupt(self, claim: Claim, exception: BaseException) -> None:
+        """Raise an exception in a claim's task; nothing happens if it has ended.
 
-class ThreadPool(Pool):
-    """Runs sync tasks on threads, each with its own database connections."""
+        If it has not begun it never does, and ends as cancelled. Call it in the thread that
+        submits; returns at once.
+        """
+        waiting = self.take_back()
+        if claim in waiting:
+            waiting.remove(claim)
+            self.ended.put(self.executor.cancelled(claim, exception))
+        elif (run := self._runs.get(claim)) is not None:
+            self.interrupts.ask(run, exception)
+        if waiting:
+            self._add(waiting)
+
+
+class ThreadPool(Pool[ThreadRun]):
+    """Runs sync tasks on threads, each with its own database connections.
+
+    ``uses_signal``: whether, in the main thread, a signal interrupts them.
+    """
 
     def __init__(
         self,
         slots: int,
         executor: Executor,
         ended: "SimpleQueue[Finish | None]",
+        interrupts: Interrupts,
+        *,
+        uses_signal: bool = False,
     ) -> None:
-        super().__init__(slots, executor, ended)
-        self._claims: SimpleQueue[Claim | None] = SimpleQueue()
+        super().__init__(slots, executor, ended, interrupts)
+        self._uses_signal = uses_signal and SIGNAL is not None
+        self._waiting: SimpleQueue[ThreadRun | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -109,49 +136,56 @@ class ThreadPool(Pool):
     def run(self) -> None:
         """Run claims in the calling thread until ``stop()``."""
         task_backends[self.executor.backend_name]  # made once, not in each job's context
+        is_main = threading.current_thread() is threading.main_thread()
+        slot = MainSlot() if self._uses_signal and is_main else Slot()
         try:
             while True:
-                waits = self._claims.empty()
-                if (claim := self._next()) is None:
+                waits = self._waiting.empty()
+                if (run := self._next()) is None:
                     break
                 if waits:  # connections may have become too old meanwhile
                     tidy_connections()
+                run.slot = slot
                 # What a job leaves in context variables, such as a language, ends with it.
-                finish = copy_context().run(self.executor.execute, claim)
-                tidy_connections()
+                finish = copy_context().run(self.executor.execute, run.claim, run)
+                tidy_connections(drop=run.exception is not None)
+                del self._runs[run.claim]
                 self.ended.put(finish)
         finally:
+            slot.end()
             connections.close_all()
 
-    def _next(self) -> Claim | None:
+    def _next(self) -> ThreadRun | None:
         while True:
             try:
-                return self._claims.get(timeout=SIGNAL_LOOK)
+                return self._waiting.get(timeout=SIGNAL_LOOK)
             except Empty:
                 pass
 
     def _add(self, claims: Sequence[Claim]) -> None:
         for claim in claims:
-            self._claims.put(claim)
+            run = self._runs[claim] = ThreadRun(claim, self.interrupts)
+            self._waiting.put(run)
 
     def take_back(self) -> list[Claim]:
         taken: list[Claim] = []
         try:
-            while (claim := self._claims.get_nowait()) is not None:
-                taken.append(claim)
-            self._claims.put(None)  # not ours to take
+            while (run := self._waiting.get_nowait()) is not None:
+                del self._runs[run.claim]
+                taken.append(run.claim)
+            self._waiting.put(None)  # not ours to take
         except Empty:
             pass
         return taken
 
     def stop(self) -> None:
         for _ in range(self.slots):
-            self._claims.put(None)
+            self._waiting.put(None)
         for thread in self._threads:
             thread.join()
 
 
-class CoroutinePool(Pool):
+class CoroutinePool(Pool[CoroutineRun]):
     """Runs async tasks on one event loop, on a thread of its own."""
 
     def __init__(
@@ -159,9 +193,10 @@ class CoroutinePool(Pool):
         slots: int,
         executor: Executor,
         ended: "SimpleQueue[Finish | None]",
+        interrupts: Interrupts,
     ) -> None:
-        super().__init__(slots, executor, ended)
-        self._waiting: deque[Claim] = deque()
+        super().__init__(slots, executor, ended, interrupts)
+        self._waiting: deque[CoroutineRun] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="coroutines", daemon=True)
@@ -184,7 +219,9 @@ class CoroutinePool(Pool):
             self._loop.close()
 
     def _add(self, claims: Sequence[Claim]) -> None:
-        self._waiting.extend(claims)
+        for claim in claims:
+            run = self._runs[claim] = CoroutineRun(claim, self.interrupts, self._loop, self._thread)
+            self._waiting.append(run)
         self._loop.call_soon_threadsafe(self._fill)
 
     def _fill(self) -> None:
@@ -201,12 +238,13 @@ class CoroutinePool(Pool):
             if len(self._running) >= self.slots:
                 return
             try:
-                claim = self._waiting.popleft()
+                run = self._waiting.popleft()
             except IndexError:
                 return
             # Runs to its first await at once; a task that never waits is done here.
-            task = asyncio.Task(self._run_one(claim), loop=self._loop, eager_start=True)
+            task = asyncio.Task(self._run_one(run), loop=self._loop, eager_start=True)
             if not task.done():
+                run.task = task
                 self._running.add(task)
                 task.add_done_callback(self._done)
         self._loop.call_soon(self._fill)
@@ -216,17 +254,20 @@ class CoroutinePool(Pool):
         if self._waiting:
             self._fill()
 
-    async def _run_one(self, claim: Claim) -> None:
-        finish = await self.executor.aexecute(claim)
+    async def _run_one(self, run: CoroutineRun) -> None:
+        finish = await self.executor.aexecute(run.claim, run)
         if finish.exception is not None:
             self._cared_at = float("-inf")  # perhaps a connection is broken
+        del self._runs[run.claim]
         self.ended.put(finish)
 
     def take_back(self) -> list[Claim]:
         taken: list[Claim] = []
         try:
             while True:
-                taken.append(self._waiting.popleft())
+                claim = self._waiting.popleft().claim
+                del self._runs[claim]
+                taken.append(claim)
         except IndexError:
             return taken
 

@@ -22,6 +22,7 @@ logger = logging.getLogger("durable_tasks")
 GAVE_UP = 70  # EX_SOFTWARE: the workers ended at every start
 CUT_SHORT = 75  # EX_TEMPFAIL: what ran did not end within --shutdown-timeout and will run again
 RENEW = 80  # --max-tasks-per-process or --max-memory was reached: to be started again
+STUCK = 81  # a run did not end although its time was over, or its job cancelled: the same
 
 # What a worker tells its supervisor once it looks for work; after it, why it ended if it failed.
 READY = b"ready\n"

@@ -23,7 +23,7 @@ from queue import Empty, SimpleQueue
 
 from ..exceptions import DurableTasksError
 from .restarts import Restarts, how_it_ended
-from .stopping import CUT_SHORT, LOST, READY, RENEW, STOP, STOP_SIGNALS
+from .stopping import CUT_SHORT, LOST, READY, RENEW, STOP, STOP_SIGNALS, STUCK
 
 logger = logging.getLogger("durable_tasks")
 
@@ -220,7 +220,7 @@ class Supervisor:
             for other in self._places:
                 other.tell(LOST)
         if self._stopping:
-            if worked and code not in (0, RENEW) and self._asked < 2:
+            if worked and code not in (0, RENEW, STUCK) and self._asked < 2:
                 self._exit_code = CUT_SHORT
                 self._log_end(logging.WARNING, place, pid, code, error or "what ran will run again")
             return
@@ -228,7 +228,7 @@ class Supervisor:
             return
         now = time.monotonic()
         renew = code == RENEW
-        pause = place.restarts.ended(now, worked=worked, renew=renew)
+        pause = place.restarts.ended(now, worked=worked, renew=renew or code == STUCK)
         others_work = any(other.has_worked() for other in self._places if other.process)
         self._failure = place.restarts.failure(error, others_work=others_work)
         if self._failure is not None:

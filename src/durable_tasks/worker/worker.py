@@ -22,7 +22,8 @@ from ..store.registry import Registry, WorkerRow
 from .announce import Announcer
 from .clock import Clock
 from .heartbeat import Heartbeat, log_rescued
-from .loop import Loop
+from .interrupts import Interrupts
+from .loop import LAST_SECONDS, Loop
 from .pools import SIGNAL_LOOK, CoroutinePool, ThreadPool
 from .process import is_gone, is_running, new_worker_id, process_start, this_host
 
@@ -32,6 +33,8 @@ logger = logging.getLogger("durable_tasks")
 LOOK = 0.5
 # Seconds that a batch waits at most for the rescue of lost workers' jobs.
 FIRST_LOOK = 5.0
+# Seconds that other runs have, without another limit, before a process exits for a stuck one.
+EXIT_WITHIN = 60.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class WorkerSettings:
     ``worker_id``: its name, or None to generate one. ``threads``: sync tasks at once.
     ``coroutines``: async tasks at once. ``startup_delay``: the longest pause before the first
     look, in seconds; many workers that start together do not look together.
+    ``shutdown_timeout``: seconds that runs have to end when the process has to exit.
     """
 
     sender: type
@@ -55,19 +59,26 @@ class WorkerSettings:
     threads: int = 1
     coroutines: int = 50
     startup_delay: float = 0.0
+    shutdown_timeout: float | None = None
 
 
 class Worker:
     """Runs jobs in this process until it is stopped.
 
     ``on_ready``: called once it has its name, right before it works. What that raises ends it.
+    ``exit``: ends the process at once, for a run that can't be ended otherwise; None if the process
+    is not the worker's own.
     """
 
     def __init__(
-        self, settings: WorkerSettings, on_ready: Callable[[], None] = lambda: None
+        self,
+        settings: WorkerSettings,
+        on_ready: Callable[[], None] = lambda: None,
+        exit: Callable[[], None] | None = None,
     ) -> None:
         self.settings = settings
         self._on_ready = on_ready
+        self._exit = exit
         self.id = settings.worker_id or new_worker_id()
         self.clock = Clock()
         self._ended: SimpleQueue[Finish | None] = SimpleQueue()
@@ -156,9 +167,16 @@ class Worker:
             on_ring=self._ring,
             on_cancel=self._look_for_cancels,
         )
-        threads = ThreadPool(settings.threads, executor, self._ended)
-        coroutines = CoroutinePool(settings.coroutines, executor, self._ended)
-        self._loop = Loop(
+        interrupts = Interrupts(lambda run: loop.stuck(run))
+        threads = ThreadPool(
+            settings.threads,
+            executor,
+            self._ended,
+            interrupts,
+            uses_signal=self._exit is not None,
+        )
+        coroutines = CoroutinePool(settings.coroutines, executor, self._ended, interrupts)
+        self._loop = loop = Loop(
             store=store,
             queues=settings.queues,
             executor=executor,
@@ -174,16 +192,21 @@ class Worker:
             prefetch=None if settings.options.prefetch == "auto" else settings.options.prefetch,
             give_up_after=settings.options.worker_timeout,
             enter=lambda: self._add_row(Registry(store)),
+            may_exit=self._exit is not None,
+            exit_within=settings.shutdown_timeout or EXIT_WITHIN,
         )
         announcer.start(executor, heartbeat.ended)
         heartbeat.start(self._life)
         self._heartbeat = heartbeat
         if settings.batch:  # what lost workers left is part of what there is
             heartbeat.looked.wait(FIRST_LOOK)
+        interrupts.start()
         coroutines.start()
         if self._stop_asked:  # while it was being made
-            self._loop.stop()
-        thread = threading.Thread(target=self._run_loop, args=[threads], name="loop", daemon=True)
+            loop.stop()
+        thread = threading.Thread(
+            target=self._run_loop, args=[loop, threads, announcer], name="loop", daemon=True
+        )
         if settings.threads == 1:
             thread.start()
             # In this thread, so that a signal interrupts what a task waits for.
@@ -194,17 +217,35 @@ class Worker:
         while thread.is_alive():
             thread.join(SIGNAL_LOOK)
         coroutines.stop()
+        interrupts.stop()
         heartbeat.stop()
         announcer.stop()
 
-    def _run_loop(self, threads: ThreadPool) -> None:
-        assert self._loop is not None
+    def _run_loop(self, loop: Loop, threads: ThreadPool, announcer: Announcer) -> None:
         try:
-            self._loop.run()
+            loop.run()
         except BaseException as error:
             self._error = error
         finally:
+            if loop.has_stuck and self._exit is not None:
+                self._leave_stuck(loop, announcer)
             threads.stop()
+
+    def _leave_stuck(self, loop: Loop, announcer: Announcer) -> None:
+        """Exit from under runs that can't be ended; what could be saved is saved."""
+        assert self._exit is not None
+        try:
+            announcer.stop(timeout=LAST_SECONDS / 2)
+            logger.error(
+                "Worker %s exits from under a run that can't be ended.",
+                self.id,
+                exc_info=self._error,
+                extra={"worker_id": self.id},
+            )
+            if not loop.holds_more:
+                Registry(loop.store).leave(self.id, self._life)
+        finally:
+            self._exit()
 
     def _say_hello(self, store: Store) -> None:
         settings = self.settings

@@ -9,6 +9,7 @@ import sys
 import threading
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -22,7 +23,7 @@ from ...exceptions import DurableTasksError
 from ...models import MAX_WORKER_ID
 from ...store import Queues
 from ...worker.process import new_worker_id
-from ...worker.stopping import READY, RENEW, Lifeline, MemoryLimit, Stop, with_jitter
+from ...worker.stopping import READY, RENEW, STUCK, Lifeline, MemoryLimit, Stop, with_jitter
 from ...worker.supervisor import Supervisor, WorkersFail, command_line
 from ...worker.worker import Worker, WorkerSettings
 from .. import durable_backend, is_text, one_line_errors, queue_names
@@ -33,6 +34,8 @@ logger = logging.getLogger("durable_tasks")
 STARTUP_DELAY = 1.0
 # Seconds for which a worker that is reloaded waits for what runs, if nothing else is said.
 RELOAD_TIMEOUT = 10.0
+# The exit code with which a process asks Django's reloader to be started again.
+RELOAD = 3
 
 
 def seconds(text: str) -> float:
@@ -215,6 +218,7 @@ class Command(BaseCommand):
                 threads=options["threads"],
                 coroutines=options["coroutines"],
                 startup_delay=STARTUP_DELAY if options["startup_delay"] else 0.0,
+                shutdown_timeout=options["shutdown_timeout"],
             )
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
@@ -258,9 +262,10 @@ class Command(BaseCommand):
             if lifeline is not None:
                 lifeline.tell(READY)
 
-        worker = Worker(worker_settings, ready)
+        reloading = os.environ.get(DJANGO_AUTORELOAD_ENV) == "true"
+        worker = Worker(worker_settings, ready, partial(os._exit, RELOAD if reloading else STUCK))
         memory = MemoryLimit(worker, options["max_memory"]) if options["max_memory"] else None
-        if os.environ.get(DJANGO_AUTORELOAD_ENV) == "true":
+        if reloading:
             stop = Stop(worker)
             stop_before_exit(worker, options["shutdown_timeout"] or RELOAD_TIMEOUT)
         else:
