@@ -1,6 +1,7 @@
 """Runs that are ended from outside: time limits, and jobs that are cancelled."""
 
 import random
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,8 @@ from django.db import connection
 from django.test import override_settings
 
 from durable_tasks.models import Job, Worker
-from durable_tasks.store import Store
 from durable_tasks.worker import interrupts
+from durable_tasks.worker.loop import Loop
 from durable_tasks.worker.stopping import STUCK
 
 from ..app import slow_tasks, tasks
@@ -148,15 +149,21 @@ class TimeoutTests(InterruptTestCase):
 class CancelTests(InterruptTestCase):
     @contextmanager
     def working(self, **how):
-        """Let a worker that looks for cancels very often run in a thread."""
+        """Give the loop of a worker that runs in a thread."""
+        loops = []
+        usual = Loop.run
         with (
-            mock.patch("durable_tasks.worker.loop.CANCELS_EVERY", 0.01),
+            mock.patch.object(Loop, "run", lambda loop: (loops.append(loop), usual(loop))),
             ThreadPoolExecutor(1) as apart,
         ):
             working = apart.submit(work, interval=0.01, **how)
-            yield
+            yield eventually(lambda: loops)[0]
             let_go()
             working.result()
+
+    def cancel(self, result, loop):
+        self.assertIs(result.cancel(), True)
+        loop.look_for_cancels()
 
     def test_a_running_task_is_cancelled_and_its_context_says_so(self):
         for task, text in (
@@ -165,23 +172,13 @@ class CancelTests(InterruptTestCase):
         ):
             with self.subTest(task.name):
                 result = task.enqueue(task.name)
-                with self.working():
+                with self.working() as loop:
                     held(task.name)
-                    result.cancel()
-                    job = ended(result)
+                    self.cancel(result, loop)
+                job = ended(result)
                 self.assertEqual((job.status, job.attempts), ("CANCELLED", 1))
                 self.assertEqual(job.exception_class_path, "durable_tasks.exceptions.TaskCancelled")
                 self.assertIn(text, effects())
-
-    def test_another_lease_of_the_job_is_left_alone(self):
-        result = tasks.hold.enqueue("x")
-        others = [(result.job.id, lease) for lease in (0, 2)]  # it is claimed once
-        with (
-            mock.patch.object(Store, "cancels_among", return_value=others) as look,
-            self.working(),
-        ):
-            eventually(lambda: look.call_count > 2)
-        self.assertEqual((ended(result).status, result.job.lease), ("SUCCESSFUL", 1))
 
     @override_settings(TASKS=tasks_setting(prefetch=5))
     def test_what_has_not_begun_never_does(self):
@@ -194,11 +191,11 @@ class CancelTests(InterruptTestCase):
                     key = hold.name
                     first = hold.enqueue(key)
                     cancelled, kept = effect.enqueue("never"), effect.enqueue(f"kept {key}")
-                    with self.working(coroutines=1):
+                    with self.working(coroutines=1) as loop:
                         held(key)
                         for each in (cancelled, kept):
                             eventually(lambda each=each: each.job.status == "RUNNING")
-                        cancelled.cancel()
+                        self.cancel(cancelled, loop)
                         job = ended(cancelled)
                     self.assertEqual(
                         (job.status, job.attempts, job.started_at, job.last_attempted_at),
@@ -210,6 +207,20 @@ class CancelTests(InterruptTestCase):
                     Job.objects.all().delete()
                     tasks.Effect.objects.all().delete()
 
+    def test_nor_does_what_waits_to_run_alone(self):
+        first, cancelled = tasks.hold.enqueue("x"), tasks.effect.enqueue("never")
+        Job.objects.update(attempts=2, lost=2)
+        with (
+            mock.patch("durable_tasks.worker.loop.MAX_WAIT", 3600),
+            self.working(threads=2) as loop,
+        ):
+            held("x")
+            eventually(lambda: cancelled.job.status == "RUNNING")
+            self.cancel(cancelled, loop)
+            job = ended(cancelled)
+        self.assertEqual((job.status, job.attempts), ("CANCELLED", 2))
+        self.assertEqual((first.job.status, effects("never")), ("SUCCESSFUL", []))
+
 
 class MainThreadTests(InterruptTestCase):
     def test_with_one_thread_a_sleep_ends_with_its_time(self):
@@ -219,6 +230,13 @@ class MainThreadTests(InterruptTestCase):
             self.assertTimedOut(result)
             self.assertEqual(ended(tasks.add.enqueue(1, 2)).return_value, 3)
             self.assertEqual(worker.stop(), 0)
+
+    def test_its_signal_is_given_back(self):
+        before = signal.getsignal(interrupts.SIGNAL)
+        slot = interrupts.MainSlot()
+        signal.raise_signal(interrupts.SIGNAL)  # from somebody else
+        slot.end()
+        self.assertEqual(signal.getsignal(interrupts.SIGNAL), before)
 
     def test_a_stop_does_not_keep_a_task_from_its_timeout(self):
         result = slow_tasks.slow_at_first.enqueue("x")

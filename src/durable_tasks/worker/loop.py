@@ -4,7 +4,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -37,7 +37,7 @@ STUCK = 0.1
 # not be forgotten.
 WEIGHT = 0.02
 # Seconds between two looks for jobs that are held and whose cancel was asked for.
-CANCELS_EVERY = 1.0
+CANCELS_EVERY = 0.5
 # Seconds between two tries when the database is away: the first and the longest pause.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 # Seconds after its last save in which a process with a stuck run is gone: no job of its begins
@@ -174,7 +174,9 @@ class Loop:
         self._idle_since = time.monotonic()
         self._probe_at = 0.0
         self._reconcile_at = 0.0
-        self._cancels_at = 0.0  # the next look for cancels of what is held
+        # The next look for cancels of what is held (monotonic); 0.0: at once, and of all.
+        self._cancels_at = time.monotonic()
+        self._seen: set[Claim] = set()  # by the last of these looks
         self._failing_since: float | None = None
         self._pause = FIRST_PAUSE
 
@@ -280,9 +282,7 @@ class Loop:
         if now >= self._reconcile_at:
             self._reconcile(now)
         if self._held and now >= self._cancels_at:
-            self._cancels_at = now + CANCELS_EVERY
-            if tokens := self.store.cancels_among([claim.id for claim in self._held]):
-                self._interrupt_cancelled(tokens)
+            self._look_for_cancels(now)
         if self._rung:
             self._rung = False
             self._more = True
@@ -359,8 +359,6 @@ class Loop:
     def _dispatch(self, claims: list[Claim]) -> None:
         parts: tuple[list[Claim], list[Claim]] = ([], [])
         last = self.executor.options.max_lost - 1
-        if not self._held:  # most jobs end before it is worth a look
-            self._cancels_at = time.monotonic() + CANCELS_EVERY
         for claim in claims:
             claim.worker_id = self.worker_id
             is_async = self.executor.resolve(claim.task_path).is_async
@@ -540,12 +538,25 @@ class Loop:
 
     # Runs that are to end
 
-    def _interrupt_cancelled(self, tokens: Iterable[tuple[UUID, int]]) -> None:
-        """Raise ``TaskCancelled`` in the runs of these jobs, told by id and lease."""
-        wanted = set(tokens)
+    def _look_for_cancels(self, now: float) -> None:
+        """Ask for the jobs that were held at the last look, too: most end before it is worth it."""
+        told = not self._cancels_at
+        ids = [claim.id for claim in self._held if told or claim in self._seen]
+        self._seen = set(self._held)
+        self._cancels_at = now + CANCELS_EVERY
+        if ids and (tokens := self.store.cancels_among(ids)):
+            self._interrupt_cancelled(tokens)
+
+    def _interrupt_cancelled(self, tokens: list[tuple[UUID, int]]) -> None:
+        """Interrupt those of these jobs, (id, lease), that this worker holds."""
         for claim, lane in list(self._held.items()):
-            if (claim.id, claim.lease) in wanted:
-                lane.pool.interrupt(claim, TaskCancelled("The job was cancelled."))
+            if (claim.id, claim.lease) in tokens:
+                error = TaskCancelled("The job was cancelled.")
+                if claim in self._suspects:
+                    self._suspects.remove(claim)
+                    self._unsaved.append(self.executor.cancelled(claim, error))
+                else:
+                    lane.pool.interrupt(claim, error)
 
     def _give_up_stuck(self, now: float) -> None:
         """Save the endings of stuck runs as the last act, once what else runs has ended."""
