@@ -1,5 +1,6 @@
 """Jobs of every kind, enqueued while things break, and the count at the end."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from durable_tasks.models import Job
 from ..app import tasks
 from ..app.models import Effect
 from ..helpers import eventually
+
+# `make chaos` sets it: each scenario then takes the time and the numbers it is meant to have.
+LONG = bool(os.environ.get("DURABLE_TASKS_LONG"))
 
 WORKER_LOST = "durable_tasks.exceptions.WorkerLost"
 

@@ -18,8 +18,8 @@ class Proxy:
     """Forwards TCP connections to the database of the running test.
 
     ``hold()``: forwards nothing from now on and closes nothing, as when a cable is cut, and new
-    connections are not answered. ``cut()``: closes every connection. ``lose_reply(words)``: closes the
-    first connection on which these words pass by, one after the other, in place of the answer.
+    connections are not answered. ``cut()``: closes every connection. ``lose_reply(words)``: closes
+    the first connection on which these words pass by, one after the other, in place of the answer.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,5 @@
 """Many workers start at the same instant."""
 
-import os
 from contextlib import ExitStack
 from datetime import timedelta
 
@@ -11,9 +10,8 @@ from durable_tasks.models import Job, Worker
 
 from ..app import tasks
 from ..helpers import WorkerTestCase, eventually, running_worker
-from .load import OPTIONS, Load
+from .load import LONG, OPTIONS, Load
 
-LONG = bool(os.environ.get("DURABLE_TASKS_CHAOS"))
 WORKERS = 20 if LONG else 8
 WAITING = 100_000 if LONG else 2_000
 
