@@ -56,8 +56,8 @@ class Proxy:
         """Close every connection; return how many there were."""
         with self._lock:
             pairs, self._pairs = self._pairs, set()
-        for pair in pairs:
-            _close(pair)
+        for each in [each for pair in pairs for each in pair]:
+            _close(each)
         return len(pairs)
 
     def lose_reply(self, *words: bytes) -> None:
@@ -88,7 +88,7 @@ class Proxy:
 
     def _serve(self, client: socket.socket) -> None:
         self._open.wait()
-        server = socket.socket()
+        server: socket.socket | None = None
         try:
             server = self._connect()
             pair = (client, server)
@@ -98,7 +98,9 @@ class Proxy:
         except (OSError, ValueError):  # closed meanwhile
             pass
         finally:
-            _close((client, server))
+            _close(client)
+            if server is not None:
+                _close(server)
 
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
         passed = 0  # how many of the words
@@ -130,11 +132,10 @@ class Proxy:
         return socket.create_connection((host, int(port or (5432 if postgres else 3306))))
 
 
-def _close(pair: tuple[socket.socket, socket.socket]) -> None:
-    for each in pair:
-        with suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
-        each.close()
+def _close(one: socket.socket) -> None:
+    with suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
+    one.close()
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from ..helpers import (
     QUICK,
     WorkerTestCase,
     effects,
-    eventually,
     run_command,
     run_worker,
     statuses,
