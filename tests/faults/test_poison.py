@@ -24,9 +24,9 @@ class PoisonTests(WorkerTestCase):
     def until_done(self, kills):
         """Start a worker again whenever its process died, ``kills`` times."""
         for _ in range(kills):
-            done = run_command("db_worker", *QUICK, "--batch", "--threads=4", options=OPTIONS)
+            done = run_command("db_worker", *QUICK, "--batch", "--threads=1", options=OPTIONS)
             self.assertNotIn(done.returncode, (0, 1, 2), done.stderr)
-        run_worker("--threads=4", options=OPTIONS)
+        run_worker("--threads=1", options=OPTIONS)
         self.assertFalse(Job.objects.exclude(status__in=ENDED).exists())
 
     def test_a_job_that_ends_its_process_fails_after_three_and_its_neighbours_succeed(self):
@@ -35,7 +35,7 @@ class PoisonTests(WorkerTestCase):
                 Job.objects.all().delete()
                 before = [tasks.mark.enqueue(f"{poison.name} {n}") for n in range(20)]
                 bad = poison.enqueue()
-                after = [tasks.async_mark.enqueue(f"{poison.name} {n}") for n in range(20, 40)]
+                after = [tasks.mark.enqueue(f"{poison.name} {n}") for n in range(20, 40)]
                 self.until_done(kills=3)
                 job = bad.job
                 self.assertEqual(
