@@ -311,7 +311,8 @@ def private_mariadb(*settings: str) -> Iterator[PrivateServer]:
         command = [
             *(server, "--no-defaults", f"--datadir={data}", "--bind-address=127.0.0.1"),
             *(f"--port={port}", f"--socket={folder}/socket", f"--pid-file={folder}/pid"),
-            *("--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0"),
+            # What was committed survives the death of the server, if not of the machine.
+            *("--skip-name-resolve", "--innodb-flush-log-at-trx-commit=2"),
             *("--innodb-buffer-pool-size=64M", "--innodb-log-file-size=32M"),
             *(f"--{setting}" for setting in settings),
         ]
