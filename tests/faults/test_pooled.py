@@ -17,13 +17,13 @@ class PooledTests(WorkerTestCase):
     def test_killed_workers_and_cut_servers_behind_a_pooler_lose_nothing(self):
         load = Load(seconds=0.002)
         with running_pgbouncer() as pooler, using(pooler.url), ExitStack() as stack:
-            load.enqueue(600)
             first, second, _ = (
                 stack.enter_context(
                     running_worker("--threads=2", "--interval=0.1", "-v0", options=OPTIONS)
                 )
                 for _ in range(3)
             )
+            load.enqueue(600)
             left = load.left()
             eventually(lambda: load.left() < left - 50, "jobs end")
             first.kill()
@@ -32,6 +32,5 @@ class PooledTests(WorkerTestCase):
             load.enqueue(100)
             load.drained()
         count = load.count()
-        print(count)
         self.assertEqual(count.broken, [])
         self.assertEqual(count.jobs, 700)

@@ -40,7 +40,6 @@ class RestartTests(WorkerTestCase):
                 self.assertIn("The database failed (", worker.output())
                 self.assertEqual(worker.stop(), 0)
         count = load.count()
-        print(count)
         self.assertEqual(count.broken, [])
         self.assertEqual(count.jobs, jobs * len(faults))
         # They held their jobs in memory: nobody was lost.
