@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import Error as DatabaseFault
+from django.db import connection
 from django.utils import timezone
 
 from durable_tasks.compat import task_backends
@@ -73,7 +74,7 @@ class Load:
 
     def left(self) -> int:
         """Return how many jobs have not ended."""
-        return Job.objects.exclude(status__in=("SUCCESSFUL", "FAILED", "CANCELLED")).count()
+        return Job.objects.filter(status__in=("READY", "SCHEDULED", "RUNNING")).count()
 
     def drained(self, timeout: float = 60.0, alive: Callable[[], object] = lambda: True) -> None:
         """Wait until every job has ended."""
@@ -83,6 +84,7 @@ class Load:
             try:
                 return self.left() == 0
             except DatabaseFault:
+                connection.close()
                 return False
 
         eventually(nothing_left, lambda: f"all jobs end; left: {stuck()}", timeout)
