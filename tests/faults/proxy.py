@@ -22,10 +22,11 @@ class Proxy:
     the first connection on which these words pass by, one after the other, in place of the answer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.host = host
         settings = connections["default"].settings_dict
         self._settings = settings
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=50)
+        self._listener = socket.create_server((host, 0), backlog=50)
         self.port: int = self._listener.getsockname()[1]
         self._open = threading.Event()
         self._open.set()
@@ -44,7 +45,7 @@ class Proxy:
         user = quote(settings["USER"] or "", safe="")
         password = f":{quote(settings['PASSWORD'], safe='')}" if settings["PASSWORD"] else ""
         scheme, name = ("postgresql", "postgres") if postgres else ("mysql", "")
-        return f"{scheme}://{user}{password}@127.0.0.1:{self.port}/{name}"
+        return f"{scheme}://{user}{password}@{self.host}:{self.port}/{name}"
 
     def hold(self) -> None:
         self._open.clear()
@@ -139,9 +140,9 @@ def _close(one: socket.socket) -> None:
 
 
 @contextmanager
-def running_proxy() -> Iterator[Proxy]:
-    """Give a proxy that is gone after the block."""
-    proxy = Proxy()
+def running_proxy(host: str = "127.0.0.1") -> Iterator[Proxy]:
+    """Give a proxy at this address that is gone after the block."""
+    proxy = Proxy(host)
     try:
         yield proxy
     finally:

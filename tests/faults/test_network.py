@@ -1,7 +1,12 @@
 """The way between workers and the database is cut, with and without a word."""
 
 import json
-from unittest import skipIf
+import os
+import shutil
+import subprocess
+import time
+from contextlib import contextmanager
+from unittest import SkipTest, skipIf, skipUnless
 
 from django.db import connection
 
@@ -20,7 +25,7 @@ from ..helpers import (
     statuses,
 )
 from ..servers import URL_VARIABLES
-from .load import OPTIONS, Load
+from .load import LONG, OPTIONS, Load
 from .proxy import running_proxy
 from .servers import KIND
 
@@ -131,3 +136,62 @@ class NetworkTests(WorkerTestCase):
         self.assertEqual([row_of(result), row_of(once)], before)
         self.assertEqual(effects("held y"), ["held y"])
         self.assertEqual(statuses([result, once]), ["SUCCESSFUL", "FAILED"])
+
+    @skipUnless(LONG, "long")
+    @skipUnless(POSTGRES, "MySQL's time limits are seen above")
+    def test_a_cable_that_is_cut_is_noticed_by_tcp_alone(self):
+        settings = json.dumps({"OPTIONS": TCP})
+        result = tasks.hold.enqueue("x")
+        with (
+            namespace() as cable,
+            running_proxy(HOST) as proxy,
+            running_worker(
+                *("--worker-id=first", "--threads=2"),
+                env=self.env(proxy, DURABLE_TASKS_TEST_DATABASE=settings),
+                options=OPTIONS,
+                prefix=("ip", "netns", "exec", NAME),
+            ) as first,
+        ):
+            held("x")
+            cable("down")
+            began = time.monotonic()
+            with running_worker("--worker-id=second", options=OPTIONS):
+                first.says("The heartbeat can't reach the database")
+                first.says("The database failed (")
+                print(f"Noticed after {time.monotonic() - began:.1f} s")
+                self.assertLess(time.monotonic() - began, 4 * NOTICED)
+                held("x", times=2)
+                let_go()
+                self.assertEqual(ended(result).worker_id, "second")
+            before = row_of(result)
+            cable("up")
+            first.says("This worker was declared lost; its jobs run elsewhere.")
+            self.assertEqual(ended(tasks.add.enqueue(1, 2)).worker_id, "first")
+        self.assertEqual(row_of(result), before)
+
+
+NAME = f"durable{os.getpid()}"
+HOST, WORKER = "10.213.77.1", "10.213.77.2"
+
+
+@contextmanager
+def namespace():
+    """Make a network of a host and a worker; give what sets the cable between them up or down."""
+    if os.geteuid() or not shutil.which("ip"):
+        raise SkipTest("Network namespaces need root and iproute2.")
+
+    def ip(*words):
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    cable = f"dt{os.getpid()}"
+    ip("netns", "add", NAME)
+    try:
+        ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", NAME)
+        ip("addr", "add", f"{HOST}/30", "dev", cable)
+        ip("-n", NAME, "addr", "add", f"{WORKER}/30", "dev", "eth0")
+        ip("link", "set", cable, "up")
+        ip("-n", NAME, "link", "set", "eth0", "up")
+        ip("-n", NAME, "link", "set", "lo", "up")
+        yield lambda state: ip("link", "set", cable, state)
+    finally:
+        ip("netns", "delete", NAME)

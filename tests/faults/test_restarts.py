@@ -1,14 +1,16 @@
 """The database is restarted, or all of its connections end, while jobs run."""
 
+import json
+import os
 import signal
 from contextlib import ExitStack
-from unittest import skipIf
+from unittest import mock, skipIf, skipUnless
 
 from django.db import connection
 
 from ..helpers import WorkerTestCase, eventually, running_worker
-from .load import OPTIONS, Load
-from .servers import private_database
+from .load import LONG, OPTIONS, Load
+from .servers import private_database, running_private
 from .test_database import cut_connections
 
 POSTGRES = connection.vendor == "postgresql"
@@ -57,3 +59,41 @@ class RestartTests(WorkerTestCase):
 
     def test_the_end_of_every_connection_is_survived(self):
         self.run_while(*[lambda: eventually(cut_connections)] * 3)
+
+    @skipUnless(LONG, "long")
+    @skipUnless(POSTGRES, "only PostgreSQL's driver takes several hosts")
+    def test_a_failover_to_a_replica_is_survived(self):
+        with ExitStack() as stack:
+            primary = stack.enter_context(private_database())
+            replica = stack.enter_context(running_private(replica_of=primary))
+            with connection.cursor() as cursor:
+                # What was committed is on both: a replica that lags would lose the rest.
+                cursor.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+                cursor.execute("SELECT pg_reload_conf()")
+                sql = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+                eventually(lambda: cursor.execute(sql) or cursor.fetchone()[0], "it replicates")
+            ports = [
+                server.url.rpartition(":")[2].partition("/")[0] for server in (primary, replica)
+            ]
+            hosts = {
+                "HOST": "127.0.0.1,127.0.0.1",
+                "PORT": ",".join(ports),
+                "OPTIONS": {"target_session_attrs": "read-write", "connect_timeout": 3},
+            }
+            env = {"DURABLE_TASKS_TEST_DATABASE": json.dumps(hosts)}
+            stack.enter_context(mock.patch.dict(os.environ, env))
+            connection.close()
+            connection.settings_dict.update(hosts)
+
+            def fail_over():
+                primary.end(AT_ONCE)
+                connection.close()
+                import psycopg
+
+                with psycopg.connect(replica.url) as there:
+                    self.assertEqual(there.execute("SELECT pg_promote()").fetchone(), (True,))
+
+            self.run_while(fail_over)
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT inet_server_port()")
+                self.assertEqual(cursor.fetchone(), (int(ports[1]),))
