@@ -317,12 +317,19 @@ def private_mariadb(*settings: str, prefix: Sequence[str] = ()) -> Iterator[Priv
         raise Missing("MariaDB is not installed. Debian: apt-get install mariadb-server.")
     with _folder("mariadb") as (folder, user):
         data = folder / "data"
-        making = [install, "--no-defaults", f"--datadir={data}", "--skip-test-db"]
+        making = [
+            install,
+            "--no-defaults",
+            f"--datadir={data}",
+            f"--tmpdir={folder}",
+            "--skip-test-db",
+        ]
         _make([*making, "--auth-root-authentication-method=normal"], folder, user)
         port = free_port()
         command = [
             *(*prefix, server, "--no-defaults", f"--datadir={data}", "--bind-address=127.0.0.1"),
             *(f"--port={port}", f"--socket={folder}/socket", f"--pid-file={folder}/pid"),
+            f"--tmpdir={folder}",
             # What was committed survives the death of the server, if not of the machine.
             *("--skip-name-resolve", "--innodb-flush-log-at-trx-commit=2"),
             *("--innodb-buffer-pool-size=64M", "--innodb-log-file-size=32M"),

@@ -288,8 +288,9 @@ class Chaos:
 
         for name, (worker, _) in self._workers.items():
             if name.startswith("supervisor"):
-                pids = [pid for _, pid in self.children()]
-                self._orphans |= {pid: process_start(pid) for pid in pids}
+                # One that was just killed may still have its row.
+                starts = {pid: process_start(pid) for _, pid in self.children()}
+                self._orphans |= {pid: start for pid, start in starts.items() if start}
                 os.kill(worker.pid, signal.SIGKILL)
                 self.done["supervisor kills"] += 1
 

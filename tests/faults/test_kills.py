@@ -9,7 +9,9 @@ from contextlib import suppress
 from durable_tasks.models import Worker
 from durable_tasks.worker.process import process_start
 
-from ..helpers import WorkerTestCase, eventually, run_worker, running_worker
+from ..app import tasks
+from ..app.models import Effect
+from ..helpers import PATIENCE, WorkerTestCase, eventually, held, let_go, run_worker, running_worker
 from .load import LONG, OPTIONS, Load
 
 JOBS = 5_000 if LONG else 1_500
@@ -31,9 +33,9 @@ class RandomKillTests(WorkerTestCase):
                     pids = list(Worker.objects.values_list("pid", flat=True))
                     with suppress(ProcessLookupError):
                         os.kill(random.Random(kill).choice(pids), signal.SIGKILL)
-            children = {
-                pid: process_start(pid) for pid in Worker.objects.values_list("pid", flat=True)
-            }
+            pids = Worker.objects.values_list("pid", flat=True)
+            # One that was just killed may still have its row.
+            children = {pid: start for pid in pids if (start := process_start(pid))}
             self.assertTrue(children)
             os.kill(supervisor.pid, signal.SIGKILL)
             supervisor.process.wait()
@@ -50,3 +52,18 @@ class RandomKillTests(WorkerTestCase):
         self.assertEqual(count.jobs, len(load.confirmed))
         self.assertGreater(count.jobs, JOBS)
         self.assertGreater(count.lost_runs, 0)
+
+    def test_under_a_supervisor_a_killed_workers_job_begins_again_at_once(self):
+        tasks.hold.enqueue("x")
+        options = {"worker_timeout": 3600}
+        arguments = ("--processes=2", "--worker-id=w", "-v0")
+        with running_worker(*arguments, options=options, ready=False):
+            held("x")
+            eventually(lambda: Worker.objects.count() == 2, "both are there")
+            os.kill(int(Effect.objects.get(key="held x").worker), signal.SIGKILL)
+            killed_at = time.monotonic()
+            held("x", times=2)
+            took = time.monotonic() - killed_at
+            print(f"It began again {took:.2f} s after its worker was killed.")
+            self.assertLess(took, 1 if LONG else PATIENCE)
+            let_go()
