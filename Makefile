@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-serve test test-sqlite test-postgres test-mysql matrix lint format bench \
-	pins clean driver
+	chaos faults pins clean driver
 
 PY := .venv/bin/python
 READY := .venv/.ready
@@ -26,6 +26,9 @@ test: $(READY) driver ## the tests on SQLite, PostgreSQL and MariaDB
 test-sqlite: $(READY) ## the tests on SQLite
 	@$(RUN) sqlite -- $(ARGS)
 
+faults: $(READY) driver ## the fault suite in its long form
+	@DURABLE_TASKS_LONG=1 $(RUN) sqlite postgres mysql -- tests/faults $(ARGS)
+
 test-postgres: $(READY) ## the tests on PostgreSQL
 	@$(RUN) postgres -- $(ARGS)
 
@@ -45,6 +48,9 @@ lint: $(READY) ## format, rules, types, layers and migrations
 format: $(READY) ## rewrite the code in the project's format
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
+
+chaos: $(READY) driver ## dying workers and servers; MINUTES=10 DB="postgres mysql"
+	@$(PY) -m tests.faults.chaos --minutes $(or $(MINUTES),10) $(DB)
 
 bench: $(READY) driver ## the benchmarks; QUICK=1 for a short run, ARGS="--only flat"
 	@$(PY) -m benchmarks $(if $(QUICK),--quick) $(ARGS)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -181,16 +181,18 @@ def running_worker(
     env: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
     ready: bool = True,
+    prefix: Sequence[str] = (),
 ) -> Iterator[WorkerProcess]:
     """Give a worker that runs in a process of its own and is gone after the block.
 
-    ``options``: the backend's OPTIONS. ``ready``: wait until it looks for work.
+    ``options``: the backend's OPTIONS. ``ready``: wait until it looks for work. ``prefix``: of its
+    command line.
     """
     with tempfile.TemporaryDirectory(prefix="durable-tasks-worker-") as folder:
         path = Path(folder) / "output"
         with path.open("wb") as output:
             process = subprocess.Popen(
-                command("db_worker", *QUICK, *arguments),
+                [*prefix, *command("db_worker", *QUICK, *arguments)],
                 cwd=ROOT,
                 env=environment(env, options),
                 stdin=subprocess.DEVNULL,

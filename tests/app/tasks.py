@@ -1,7 +1,9 @@
 """Tasks for the tests, one for each thing that a task may do."""
 
 import asyncio
+import ctypes
 import os
+import resource
 import signal
 import sys
 import threading
@@ -9,10 +11,12 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError, connection, connections, transaction
+from django.db import Error as DatabaseFault
 from django.db.models import F, Q
 
 from durable_tasks import Cancel, Retry, Snooze, fixed, task
@@ -338,6 +342,82 @@ def close_connection():
 @task
 async def async_close_connection():
     await sync_to_async(close_connection.func)()
+
+
+# Of every kind, to be counted: each leaves one effect
+
+counted = partial(task, max_attempts=50, backoff=fixed(0.05), retry_on=DatabaseFault)
+
+
+@counted()
+def mark(key, seconds=0.0):
+    time.sleep(seconds)
+    Effect.objects.create(key=key)
+
+
+@counted()
+async def async_mark(key, seconds=0.0):
+    await asyncio.sleep(seconds)
+    await Effect.objects.acreate(key=key)
+
+
+@counted(atomic=True)
+def atomic_mark(key, seconds=0.0):
+    Effect.objects.create(key=key)
+    time.sleep(seconds)
+
+
+@task(on_worker_lost="fail")
+def once_mark(key, seconds=0.0):
+    time.sleep(seconds)
+    Effect.objects.create(key=key)
+
+
+@task(takes_context=True, max_attempts=50, backoff=fixed(0.05))
+def again_mark(context, key, seconds=0.0):
+    """Like mark(), but fails at first."""
+    if context.attempt == 1:
+        raise ValueError("the first time")
+    mark.func(key, seconds)
+
+
+# Poison
+
+# Seconds before it works: what ended in the same process is saved by then.
+POISON_PAUSE = 0.3
+
+
+@task
+def exit_process():
+    time.sleep(POISON_PAUSE)
+    os._exit(3)
+
+
+@task
+def crash_process():
+    time.sleep(POISON_PAUSE)
+    ctypes.string_at(0)
+
+
+@task
+def take_all_memory():
+    """Ask for more memory than there is, as a library in C does that then aborts."""
+    time.sleep(POISON_PAUSE)
+    limit = 64 * 1024 * 1024 * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    try:
+        _kept.append(bytearray(2 * limit))
+    except MemoryError:
+        os.abort()
+
+
+class LongTrouble(Exception):
+    pass
+
+
+@task
+def fail_with_long_traceback(size=1_000_000):
+    raise LongTrouble("x" * size + " the end")
 
 
 # Waiting for the test, or for each other

@@ -1,7 +1,12 @@
 """A worker that is gone, or stopped: its jobs run elsewhere, and its word counts no more."""
 
 import signal
+import tempfile
 import time
+from pathlib import Path
+from unittest import skipIf
+
+from django.db import connection
 
 from durable_tasks.models import Job, Worker
 
@@ -55,7 +60,8 @@ class KilledTests(WorkerTestCase):
                 killed_at = time.monotonic()
                 held("x", times=2)
                 took = time.monotonic() - killed_at
-                print(f"The job ran again {took:.2f} s after its worker was killed.")
+                print(f"It began again {took:.2f} s after its worker was killed.")
+                self.assertLess(took, SOON["worker_timeout"] + 2)
                 self.assert_rescued(result)
                 second.says(f"(process {first.pid} on ")
                 self.assertIn("Rescued 1 jobs of lost workers: 1 will run again", second.output())
@@ -151,6 +157,31 @@ class StoppedTests(WorkerTestCase):
             self.assertNotEqual(first.row().life, first_life)
             self.assertEqual(first.stop(), 0)
         self.assertEqual([row_of(result), row_of(behind)], before)
+
+    @skipIf(connection.vendor == "sqlite", "there, an open transaction stops all others")
+    def test_what_an_atomic_task_wrote_in_a_stopped_worker_is_undone(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = Path(folder.name) / "held"
+        result = tasks.atomic_hold.enqueue("x", str(path))
+        with running_worker("--worker-id", "first", options=SOON) as first:
+            eventually(path.exists, "it runs")
+            first.send_signal(signal.SIGSTOP)
+
+            def ends():
+                path.unlink(missing_ok=True)
+                return result.job.status == "SUCCESSFUL"
+
+            with running_worker("--worker-id", "second", options=SOON) as second:
+                eventually(ends)
+                self.assertEqual(second.stop(), 0)
+            before = row_of(result)
+            self.assertEqual((before["worker_id"], before["lost"]), ("second", 1))
+            first.send_signal(signal.SIGCONT)
+            first.says(f"The ending of job {result.id} (SUCCESSFUL) does not count")
+            self.assertEqual(first.stop(), 0)
+        self.assertEqual(row_of(result), before)
+        self.assertEqual(effects(), ["x"])
 
     def test_a_stopped_worker_that_wakes_up_in_time_has_lost_nothing(self):
         result = tasks.hold.enqueue("x")
