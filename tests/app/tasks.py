@@ -383,26 +383,20 @@ def again_mark(context, key, seconds=0.0):
 
 # Poison
 
-# Seconds before it works: what ended in the same process is saved by then.
-POISON_PAUSE = 0.3
-
 
 @task
 def exit_process():
-    time.sleep(POISON_PAUSE)
     os._exit(3)
 
 
 @task
 def crash_process():
-    time.sleep(POISON_PAUSE)
     ctypes.string_at(0)
 
 
 @task
 def take_all_memory():
     """Ask for more memory than there is, as a library in C does that then aborts."""
-    time.sleep(POISON_PAUSE)
     limit = 64 * 1024 * 1024 * 1024
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:

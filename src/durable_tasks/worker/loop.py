@@ -355,6 +355,10 @@ class Loop:
     def _forget(self, finish: Finish) -> None:
         assert finish.claim is not None
         self._held.pop(finish.claim, None)
+        # Not sooner: the next one may end this process before the ending of this one is saved.
+        if finish.claim is self._suspect:
+            self._suspect = None
+            self._run_suspect(time.monotonic())
 
     def _dispatch(self, claims: list[Claim]) -> None:
         parts: tuple[list[Claim], list[Claim]] = ([], [])
@@ -408,9 +412,6 @@ class Loop:
             lane.end(now)  # it did not begin
         else:
             lane.end(now, (finish.finished_at - finish.last_attempted_at).total_seconds())
-        if finish.claim is self._suspect:
-            self._suspect = None
-            self._run_suspect(now)
 
     # How much to claim
 
