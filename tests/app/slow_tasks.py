@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from asgiref.sync import sync_to_async
 from django.db import connection
@@ -93,6 +94,13 @@ def slow_at_first(key):
 @task(timeout=0.2, atomic=True)
 def atomic(key):
     Effect.objects.create(key=key)
+    spin()
+
+
+@task(atomic=True)
+def atomic_without_limit(key, path):
+    Effect.objects.create(key=key)
+    Path(path).touch()
     spin()
 
 

@@ -2,14 +2,16 @@
 
 import random
 import signal
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from unittest import mock
 
 from django.db import connection
-from django.test import override_settings
+from django.test import override_settings, skipUnlessDBFeature
 
 from durable_tasks.models import Job, Worker
 from durable_tasks.worker import interrupts
@@ -179,6 +181,15 @@ class CancelTests(InterruptTestCase):
                 self.assertEqual((job.status, job.attempts), ("CANCELLED", 1))
                 self.assertEqual(job.exception_class_path, "durable_tasks.exceptions.TaskCancelled")
                 self.assertIn(text, effects())
+
+    @skipUnlessDBFeature("has_select_for_update")  # on SQLite nobody else can write meanwhile
+    def test_an_atomic_task_writes_nothing(self):
+        with tempfile.TemporaryDirectory() as folder, self.working() as loop:
+            begun = Path(folder) / "begun"
+            result = slow_tasks.atomic_without_limit.enqueue("x", str(begun))
+            eventually(begun.exists)
+            self.cancel(result, loop)
+            self.assertEqual((ended(result).status, effects("x")), ("CANCELLED", []))
 
     @override_settings(TASKS=tasks_setting(prefetch=5))
     def test_what_has_not_begun_never_does(self):
