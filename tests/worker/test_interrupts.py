@@ -184,12 +184,13 @@ class CancelTests(InterruptTestCase):
 
     @skipUnlessDBFeature("has_select_for_update")  # on SQLite nobody else can write meanwhile
     def test_an_atomic_task_writes_nothing(self):
-        with tempfile.TemporaryDirectory() as folder, self.working() as loop:
+        with tempfile.TemporaryDirectory() as folder:
             begun = Path(folder) / "begun"
             result = slow_tasks.atomic_without_limit.enqueue("x", str(begun))
-            eventually(begun.exists)
-            self.cancel(result, loop)
-            self.assertEqual((ended(result).status, effects("x")), ("CANCELLED", []))
+            with self.working() as loop:
+                eventually(begun.exists)
+                self.cancel(result, loop)
+                self.assertEqual((ended(result).status, effects("x")), ("CANCELLED", []))
 
     @override_settings(TASKS=tasks_setting(prefetch=5))
     def test_what_has_not_begun_never_does(self):
