@@ -13,7 +13,7 @@ from durable_tasks.models import Job, Worker
 from durable_tasks.store import Queues, Store
 from durable_tasks.store.heads import Head, Heads
 from durable_tasks.store.messages import MAX_BATCH
-from durable_tasks.worker.loop import RESERVE, Lane
+from durable_tasks.worker.lanes import RESERVE, Lane
 
 from ..app import tasks
 from ..helpers import (
