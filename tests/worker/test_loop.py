@@ -225,10 +225,9 @@ class OrderTests(WorkerTestCase):
 class WaitingTests(WorkerTestCase):
     def test_a_worker_wakes_for_the_time_of_a_scheduled_job(self):
         # With this interval, nothing else would make it look again.
-        due = timezone.now() + timedelta(seconds=1)
+        due = timezone.now() + timedelta(seconds=1.5)
         result = tasks.add.using(run_after=due).enqueue(1, 2)
         with running_worker("--interval", "3600") as worker:
-            self.assertEqual(result.job.status, "SCHEDULED")
             eventually(lambda: result.job.status == "SUCCESSFUL", "the scheduled job ran")
             self.assertGreaterEqual(result.job.started_at, due)
             self.assertEqual(worker.stop(), 0)
