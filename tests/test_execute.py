@@ -4,6 +4,7 @@ import json
 import threading
 import uuid
 from datetime import timedelta
+from unittest import mock
 
 from django.test import SimpleTestCase
 from django.utils import timezone
@@ -53,6 +54,13 @@ class ExecutorTests(SimpleTestCase):
 
     def run_task(self, path, *args, **changes):
         return self.executor.execute(claim_of(path, *args, **changes))
+
+    def test_a_job_whose_start_cannot_be_written_is_left_for_a_moment(self):
+        with mock.patch.object(Executor, "_may_start", return_value=False):
+            finish = self.run_task("add", 1, 2, lost=1)
+        self.assertEqual((finish.status, finish.attempts, self.started), ("SCHEDULED", 0, []))
+        self.assertGreater(finish.run_at, NOW)
+        self.assertIn("run_at", finish.writes)
 
     def assertFails(self, finish, exception, text):
         self.assertEqual((finish.status, finish.return_value), ("FAILED", None))

@@ -22,6 +22,9 @@ from .store import Claim, Finish, store_for
 
 logger = logging.getLogger("durable_tasks")
 
+# How long a job is left whose start could not be written.
+NOT_STARTED_PAUSE = timedelta(seconds=1)
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -151,7 +154,7 @@ class Executor:
         run.started_at = started_at = self.now()
         resolved = self.resolve(claim.task_path)
         if is_marked(claim, fails=resolved.fails_if_lost) and not self._may_start(claim):
-            return Finish.released(claim)
+            return Finish.released(claim, until=self.now() + NOT_STARTED_PAUSE)
         try:
             call = self._call(resolved, claim, run, started_at)
             self.on_start(claim, started_at)
@@ -171,7 +174,7 @@ class Executor:
         resolved = self.resolve(claim.task_path)
         marked = is_marked(claim, fails=resolved.fails_if_lost)
         if marked and not await sync_to_async(self._may_start)(claim):
-            return Finish.released(claim)
+            return Finish.released(claim, until=self.now() + NOT_STARTED_PAUSE)
         try:
             call = self._call(resolved, claim, run, started_at)
             self.on_start(claim, started_at)

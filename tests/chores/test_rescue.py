@@ -1,4 +1,5 @@
 import uuid
+from datetime import datetime
 from typing import Any
 from unittest import mock
 
@@ -7,6 +8,7 @@ from django.utils import timezone
 from durable_tasks.chores import rescue
 from durable_tasks.exceptions import WorkerLost
 from durable_tasks.models import Job, Worker
+from durable_tasks.store import Finish
 from durable_tasks.store.registry import Registry, WorkerRow
 from tests.store.jobs import StoreTestCase, make_running, state, succeeded
 
@@ -147,6 +149,27 @@ class RescueTests(StoreTestCase):
         make_running(worker_id="unknown", task_path="tests.app.nowhere")
         self.tick()
         self.assertEqual(Job.objects.get().status, "READY")
+
+    def test_unless_its_start_was_written_as_only_of_tasks_that_must_not_run_twice(self) -> None:
+        make_running(worker_id="unknown", task_path="tests.app.nowhere", started_lease=1)
+        self.tick()
+        self.assertEqual(Job.objects.get().status, "FAILED")
+
+    def test_the_jobs_of_a_new_life_are_left_alone(self) -> None:
+        make_running(worker_id="back")
+        usual = self.store.finish
+
+        def finish(finishes: list[Finish], *, now: datetime) -> set[uuid.UUID]:
+            counted = usual(finishes, now=now)
+            if not self.workers():  # it wakes up and goes on anew
+                self.add_worker("back")
+                make_running(2, worker_id="back")
+            return counted
+
+        with mock.patch.object(self.store, "finish", finish):
+            report = self.tick()
+        self.assertEqual(len(report.finishes), 1)
+        self.assertEqual(Job.objects.running().count(), 2)
 
     def test_a_worker_that_wakes_up_changes_nothing(self) -> None:
         make_running(worker_id="asleep")

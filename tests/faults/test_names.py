@@ -2,10 +2,18 @@
 
 import time
 import uuid
+from unittest import mock
 
+from django.db import OperationalError, connections, router
 from django.utils import timezone
 
+from durable_tasks.compat import task_backends
+from durable_tasks.exceptions import WorkerIdInUse
 from durable_tasks.models import Job, Worker
+from durable_tasks.store import Queues, store_for
+from durable_tasks.store.registry import Registry
+from durable_tasks.worker.worker import Worker as WorkerMachine
+from durable_tasks.worker.worker import WorkerSettings
 
 from ..app import tasks
 from ..helpers import (
@@ -103,3 +111,22 @@ class NameTests(WorkerTestCase):
         with running_worker() as first, running_worker() as second:
             ids = {first.row().id, second.row().id}
             self.assertEqual(len(ids), 2)
+
+    def test_a_row_whose_answer_was_lost_is_its_own(self):
+        def add(registry, row, **columns):
+            usual(registry, row, **columns)
+            raise OperationalError("the reply is lost")
+
+        usual = Registry.add
+        registry = Registry(store_for(connections[router.db_for_write(Worker)]))
+        backend = task_backends["default"]
+        queues = Queues("default", None)
+        worker = WorkerMachine(
+            WorkerSettings(type(backend), backend.durable_options, queues, worker_id="w")
+        )
+        with mock.patch.object(Registry, "add", add), self.assertRaises(OperationalError):
+            worker._add_row(registry)
+        life = worker._add_row(registry)
+        self.assertEqual(Worker.objects.get().life, life)
+        with self.assertRaisesMessage(WorkerIdInUse, "is alive; choose another"):
+            worker._add_row(registry)

@@ -1,6 +1,7 @@
 """A database that answers, but refuses: read-only after a failover, locked rows, no connections."""
 
 import json
+import signal
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,3 +79,31 @@ class LockTests(RefusalTestCase):
                 worker.says("trying again in")
             self.assert_saved_once(running)
             self.assertEqual(worker.stop(), 0)
+
+
+@skipUnless(POSTGRES, "MariaDB can't refuse connections to one database")
+class UnreachableTests(RefusalTestCase):
+    @contextmanager
+    def unreachable(self):
+        """Let there be no connection but the test's own."""
+        name = connection.ops.quote_name(connection.settings_dict["NAME"])
+        with connection._nodb_cursor() as cursor:
+            cursor.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
+            cut_connections()
+            try:
+                yield
+            finally:
+                cursor.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
+
+    def test_a_stop_meanwhile_waits_for_what_runs_and_saves_it(self):
+        running = tasks.hold_without_database.enqueue("x", str(self.go))
+        with running_worker("--threads", "2", options={"worker_timeout": 1}) as worker:
+            held("x")
+            with self.unreachable():
+                worker.send_signal(signal.SIGTERM)
+                # Its pauses grow: by then, the database has been away for longer than the timeout.
+                eventually(lambda: worker.output().count("trying again") >= 6, worker.output)
+                self.assertIsNone(worker.process.poll())
+            self.go.touch()
+            self.assert_saved_once(running)
+            self.assertEqual(worker.wait(), 0)

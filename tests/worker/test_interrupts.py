@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import override_settings, skipUnlessDBFeature
 
+from durable_tasks.execute import Executor
 from durable_tasks.models import Job, Worker
 from durable_tasks.worker import interrupts
 from durable_tasks.worker.loop import Loop
@@ -110,6 +111,21 @@ class TimeoutTests(InterruptTestCase):
         job = result.job
         self.assertEqual((job.status, job.attempts, len(job.errors)), ("SUCCESSFUL", 2, 1))
         self.assertIn("TaskTimeout", job.errors[0]["exception_class_path"])
+
+    def test_a_run_whose_task_was_never_called_is_not_watched_for_ever(self):
+        made = []
+        usual = interrupts.Interrupts.watch
+        with (
+            mock.patch.object(Executor, "_execute_atomic", side_effect=OperationalError("away")),
+            mock.patch.object(
+                interrupts.Interrupts,
+                "watch",
+                lambda each, run, at: (made.append(run), usual(each, run, at)),
+            ),
+        ):
+            result = slow_tasks.atomic.enqueue("x")
+            work_apart()
+        self.assertEqual((result.job.status, [run.closed for run in made]), ("FAILED", [True]))
 
     def test_an_atomic_task_writes_nothing(self):
         result = slow_tasks.atomic.enqueue("x")

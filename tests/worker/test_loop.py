@@ -1,7 +1,10 @@
 """The loop: how much it claims, in which order, and when it ends."""
 
 import random
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from unittest import mock
 
 from django.test import SimpleTestCase
@@ -17,10 +20,14 @@ from durable_tasks.worker.lanes import RESERVE, Lane
 
 from ..app import tasks
 from ..helpers import (
+    PATIENCE,
     WorkerTestCase,
     effects,
+    ended,
     eventually,
     heard,
+    held,
+    let_go,
     running_worker,
     statuses,
     work,
@@ -121,6 +128,21 @@ class BatchTests(WorkerTestCase):
             work()
         self.assertEqual(known, [])
         self.assertEqual(set(statuses(results)), {"SUCCESSFUL"})
+
+    def test_a_batch_ends_after_an_atomic_task_that_took_its_time(self):
+        for threads in (1, 2):
+            with (
+                self.subTest(threads=threads),
+                tempfile.TemporaryDirectory() as folder,
+                ThreadPoolExecutor(1) as apart,
+            ):
+                path = Path(folder) / "held"
+                result = tasks.atomic_hold.enqueue("x", str(path))
+                done = apart.submit(work, threads=threads, interval=0.01)
+                eventually(path.exists)
+                path.unlink()
+                done.result(PATIENCE)
+                self.assertEqual(result.job.status, "SUCCESSFUL")
 
     def test_a_batch_runs_what_its_tasks_enqueue(self):
         tasks.effect_then_more.enqueue("a", 3)
@@ -241,6 +263,20 @@ class WaitingTests(WorkerTestCase):
             self.assertEqual((row.queues, row.backend_name, row.capacity), ("a, b", "default", 51))
             self.assertEqual(worker.stop(), 0)
             self.assertIsNone(worker.row())
+
+
+class SuspectTests(WorkerTestCase):
+    def test_what_waits_behind_a_long_run_is_left_to_others_and_none_fails(self):
+        first, second = tasks.hold.enqueue("x"), tasks.add.enqueue(1, 2)
+        Job.objects.update(attempts=2, lost=2)
+        with running_worker("--threads", "4") as worker:
+            held("x")
+            eventually(lambda: second.job.status == "SCHEDULED", "it is given back")
+            eventually(lambda: second.job.lease > 3, "it was claimed again")
+            let_go()
+            for result in (first, second):
+                self.assertEqual((ended(result).status, result.job.lost), ("SUCCESSFUL", 2))
+            self.assertEqual(worker.stop(), 0)
 
 
 class LogTests(WorkerTestCase):

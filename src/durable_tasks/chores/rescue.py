@@ -62,6 +62,8 @@ def rescue_jobs(store: Store, worker_id: str, now: datetime, *, max_lost: int) -
     """Rescue every RUNNING job of a lost worker; return the finishes that counted."""
     done: list[Finish] = []
     while claims := store.held_by(worker_id):
+        if Registry(store).find(worker_id):  # a new life adds its row before it claims
+            break
         finishes = [_decide(claim, now, max_lost) for claim in claims]
         counted = store.finish(finishes, now=now)
         done += [finish for finish in finishes if finish.counted]
@@ -74,7 +76,9 @@ def _decide(claim: Claim, now: datetime, max_lost: int) -> Finish:
     try:
         fails = getattr(find_task(claim.task_path), "on_worker_lost", "retry") == "fail"
     except TaskNotFound:
-        fails = False  # running it says what is wrong
+        # Only the start of a task that fails is written before its first loss. Otherwise running it
+        # says what is wrong.
+        fails = claim.lost == 0 and claim.started_lease == claim.lease
     if is_marked(claim, fails=fails) and claim.started_lease != claim.lease:
         return Finish.unstarted(claim)
     times = claim.lost + 1

@@ -220,15 +220,19 @@ class Finish:
         )
 
     @classmethod
-    def released(cls, claim: Claim) -> "Finish":
-        """The job was not started: everything as before the claim but for the lease."""
+    def released(cls, claim: Claim, *, until: datetime | None = None) -> "Finish":
+        """The job was not started: everything as before the claim but for the lease.
+
+        ``until``: when it may be claimed again, if not at once.
+        """
         return cls(
             claim.id,
             claim.lease,
-            RELEASED,
-            JobStatus.READY.value,
+            RELEASED if until is None else (*RELEASED, "run_at"),
+            (JobStatus.READY if until is None else JobStatus.SCHEDULED).value,
             claim.started_at,
             claim.last_attempted_at,
+            run_at=until,
             lease=claim.lease + 1,
             attempts=claim.attempts - 1,
             claim=claim,

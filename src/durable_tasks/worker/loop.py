@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from queue import Empty, SimpleQueue
 from uuid import UUID
 
@@ -99,6 +99,7 @@ class Loop:
         self._exit_at = 0.0
         self._is_over = False
         self._stopping = False
+        self._stop_at = 0.0
         self._taken = 0
         self._more = True  # there are probably READY jobs: the last claim got all it wanted
         self._rung = False  # a bell rang since the last claim
@@ -115,6 +116,7 @@ class Loop:
     def stop(self) -> None:
         """Ask for a graceful end; may be called from any thread and from a signal handler."""
         self._stopping = True
+        self._stop_at = time.monotonic()
         self.ended.put(None)
 
     def ring(self) -> None:
@@ -189,11 +191,12 @@ class Loop:
             return True
         if self._held or self._unsaved:
             failing = self._failing_since
-            return (
-                self._is_closing
-                and failing is not None
-                and time.monotonic() - failing > self.give_up_after
-            )
+            if not self._is_closing or failing is None:
+                return False
+            if any(lane.held for lane in self._lanes) and not self._stuck:
+                return False  # it is waited for anyhow, and the database may be back by then
+            since = max(failing, self._stop_at, *(lane.ended_at for lane in self._lanes))
+            return time.monotonic() - since > self.give_up_after
         return self._stopping or self.took_maximum
 
     def _turn(self) -> None:
@@ -209,8 +212,11 @@ class Loop:
                 self._give_back(lane)
             if stuck:
                 self._probe_at = now + MAX_WAIT  # let others have them first
-        if self._is_closing or now - self._suspects_since > MAX_WAIT:
+        if self._is_closing:
             self._give_back_suspects()
+        elif not self.batch and now - self._suspects_since > MAX_WAIT:
+            # Not READY at once: this very worker would claim them again in the same exchange.
+            self._give_back_suspects(self.clock.now() + timedelta(seconds=MAX_WAIT))
         if now >= self._reconcile_at:
             self._reconcile(now)
         if self._held and now >= self._cancels_at:
@@ -250,8 +256,10 @@ class Loop:
                 self._end_probe(now)
             if not self._more:
                 self._look_at = min(self._look_at, now + self._pause_between_looks(now))
-            idle = not (exchange.claims or self._held or self._unsaved or self._rung)
-            if self.batch and idle:
+            # PostgreSQL does not claim what the same statement releases.
+            released = any(finish.finished_at is None for finish in finishes)
+            busy = exchange.claims or self._held or self._unsaved or self._rung or released
+            if self.batch and not busy:
                 if exchange.complete:
                     self._stopping = True
                 else:
@@ -294,18 +302,20 @@ class Loop:
 
     def _dispatch(self, claims: list[Claim]) -> None:
         parts: tuple[list[Claim], list[Claim]] = ([], [])
+        counts = [0, 0]
         last = self.executor.options.max_lost - 1
         for claim in claims:
             claim.worker_id = self.worker_id
             is_async = self.executor.resolve(claim.task_path).is_async
+            counts[is_async] += 1
             (self._suspects if 0 < claim.lost >= last else parts[is_async]).append(claim)
             self._held[claim] = self._lanes[is_async]
         self._taken += len(claims)
         self.announcer.look()
         now = time.monotonic()
         weight = min(0.5, 0.05 * len(claims))
-        for lane, part in zip(self._lanes, parts, strict=True):
-            lane.share += weight * (len(part) / len(claims) - lane.share)
+        for lane, part, count in zip(self._lanes, parts, counts, strict=True):
+            lane.share += weight * (count / len(claims) - lane.share)
             if part:
                 lane.submit(part, now)
         self._run_suspect(now)
@@ -349,7 +359,8 @@ class Loop:
 
     def _want(self, now: float) -> int:
         """Return how many jobs to claim now; 0 to leave it."""
-        if not self._more and not self._unsaved:
+        # A batch ends with a claim that found nothing: so one is due once nothing is held.
+        if not (self._more or self._unsaved or (self.batch and not self._held)):
             return 0
         return self._room(now) or int(self._more and self._probes(now))
 
@@ -392,13 +403,13 @@ class Loop:
             self._suspect = None
         self._release(claims)
 
-    def _give_back_suspects(self) -> None:
-        self._release(self._suspects)
+    def _give_back_suspects(self, until: datetime | None = None) -> None:
+        self._release(self._suspects, until)
         self._suspects.clear()
 
-    def _release(self, claims: Collection[Claim]) -> None:
+    def _release(self, claims: Collection[Claim], until: datetime | None = None) -> None:
         self._taken -= len(claims)
-        self._unsaved += map(Finish.released, claims)
+        self._unsaved += [Finish.released(claim, until=until) for claim in claims]
 
     def _seconds_to_wait(self) -> float:
         now = time.monotonic()
@@ -410,7 +421,7 @@ class Loop:
         until += [
             lane.waiting_since + MAX_WAIT for lane in self._lanes if lane.waiting_since is not None
         ]
-        if self._suspects:
+        if self._suspects and not self.batch:  # a batch keeps them: it ends with what is READY
             until.append(self._suspects_since + MAX_WAIT)
         if self._stuck:
             until.append(self._exit_at)

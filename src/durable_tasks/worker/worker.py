@@ -85,6 +85,7 @@ class Worker:
         self._loop: Loop | None = None
         self._heartbeat: Heartbeat | None = None
         self._stop_asked = False
+        self._entering: uuid.UUID | None = None  # a life whose row may have been added
         self._error: BaseException | None = None
 
     def stop(self) -> None:
@@ -321,7 +322,7 @@ class Worker:
     def _add_row(self, registry: Registry) -> uuid.UUID:
         """Add a row for a new life of this worker and return the life."""
         settings = self.settings
-        life = uuid.uuid4()
+        life = self._entering = self._entering or uuid.uuid4()
         row = WorkerRow(
             id=self.id,
             life=life,
@@ -340,8 +341,10 @@ class Worker:
             )
         except IntegrityError as error:
             other = registry.find(self.id)
-            raise WorkerIdInUse(
-                f"{other or self.id} is alive; choose another --worker-id."
-            ) from error
+            if other is None or other.life != life:  # not our own, whose reply was lost
+                raise WorkerIdInUse(
+                    f"{other or self.id} is alive; choose another --worker-id."
+                ) from error
+        self._entering = None
         self._life = life
         return life
