@@ -562,7 +562,8 @@ class Loop:
             extra={"worker_id": self.worker_id},
         )
         until = now + self._pause * random.uniform(0.75, 1.25)
-        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        # A few tries at least before it gives up.
+        self._pause = min(self._pause * 2, LONGEST_PAUSE, self.give_up_after / 4)
         while (left := until - time.monotonic()) > 0 and not self._is_done():
             self._drain(left)
 
