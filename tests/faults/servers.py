@@ -75,7 +75,11 @@ def using(url: str, name: str | None = None) -> Iterator[None]:
             cursor.execute("CREATE DATABASE IF NOT EXISTS faults CHARACTER SET utf8mb4")
     connections["default"] = made
     try:
-        with mock.patch.dict(os.environ, {URL_VARIABLES[kind]: url}):
+        with (
+            mock.patch.dict(os.environ, {URL_VARIABLES[kind]: url}),
+            # Workers look at that one, too, and the server may not have it.
+            mock.patch.dict(connections["other"].settings_dict, {"NAME": name}),
+        ):
             yield
     finally:
         connections["default"] = usual
