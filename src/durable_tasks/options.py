@@ -57,15 +57,9 @@ class Options:
         """
         name = f'{self.where}["id_function"]'
         function = self.id_function
-        if isinstance(function, str):
-            if function == "uuid.uuid7":
-                return uuid7  # Python's own from 3.14 on, its equivalent before
-            try:
-                function = import_string(function)
-            except ImportError as error:
-                raise ImproperlyConfigured(f"{name} can't be imported: {error}") from error
-        if not callable(function):
-            raise ImproperlyConfigured(f"{name} must name a callable, not {function!r}.")
+        if function == "uuid.uuid7":
+            return uuid7  # Python's own from 3.14 on, its equivalent before
+        function = _imported(name, function)
         if hasattr(function, "resolve_expression") and not EXPRESSION_IDS:
             raise ImproperlyConfigured(
                 f"{name} is a database expression; these need Django 6.0 or later. "
@@ -79,16 +73,20 @@ class Options:
 
         Raises ``ImproperlyConfigured`` if the path leads nowhere or to something of no use.
         """
-        name = f'{self.where}["backoff"]'
-        function: Any = self.backoff
-        if isinstance(function, str):
-            try:
-                function = import_string(function)
-            except ImportError as error:
-                raise ImproperlyConfigured(f"{name} can't be imported: {error}") from error
-        if not callable(function):
-            raise ImproperlyConfigured(f"{name} must name a callable, not {function!r}.")
-        return function  # type: ignore[no-any-return]
+        return _imported(f'{self.where}["backoff"]', self.backoff)
+
+
+def _imported(name: str, value: str | Callable[..., Any]) -> Callable[..., Any]:
+    """Return the callable that an option is or names; ``name``: of the option, for the errors."""
+    function = value
+    if isinstance(value, str):
+        try:
+            function = import_string(value)
+        except ImportError as error:
+            raise ImproperlyConfigured(f"{name} can't be imported: {error}") from error
+    if not callable(function):
+        raise ImproperlyConfigured(f"{name} must name a callable, not {function!r}.")
+    return function
 
 
 def parse_options(alias: str, given: Any) -> Options:

@@ -25,6 +25,18 @@ class RefusalTestCase(WorkerTestCase):
         self.addCleanup(folder.cleanup)
         self.go = Path(folder.name) / "go"
 
+    @contextmanager
+    def altered(self, how, back):
+        """Alter the database of new connections for a while, and end the old ones but our own."""
+        name = connection.ops.quote_name(connection.settings_dict["NAME"])
+        with connection._nodb_cursor() as cursor:
+            cursor.execute(f"ALTER DATABASE {name} {how}")
+            cut_connections()
+            try:
+                yield
+            finally:
+                cursor.execute(f"ALTER DATABASE {name} {back}")
+
     def assert_saved_once(self, result):
         job = ended(result)
         self.assertEqual((job.status, job.attempts, job.lost), ("SUCCESSFUL", 1, 0))
@@ -32,23 +44,12 @@ class RefusalTestCase(WorkerTestCase):
 
 @skipUnless(POSTGRES, "MariaDB's administrators may write even then")
 class ReadOnlyTests(RefusalTestCase):
-    @contextmanager
-    def read_only(self):
-        """Let every new connection be one that may not write, and there be no old ones."""
-        name = connection.ops.quote_name(connection.settings_dict["NAME"])
-        with connection.cursor() as cursor:
-            cursor.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-            cut_connections()
-            try:
-                yield
-            finally:
-                cursor.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
-
     def test_what_ended_is_kept_until_the_database_may_be_written(self):
         running = tasks.hold_without_database.enqueue("x", str(self.go))
         with running_worker(options={"worker_timeout": 30}) as worker:
             held("x")
-            with self.read_only():
+            setting = "default_transaction_read_only"
+            with self.altered(f"SET {setting} = on", f"RESET {setting}"):
                 self.go.touch()
                 # Twice: it goes on trying, after a pause.
                 eventually(
@@ -83,23 +84,11 @@ class LockTests(RefusalTestCase):
 
 @skipUnless(POSTGRES, "MariaDB can't refuse connections to one database")
 class UnreachableTests(RefusalTestCase):
-    @contextmanager
-    def unreachable(self):
-        """Let there be no connection but the test's own."""
-        name = connection.ops.quote_name(connection.settings_dict["NAME"])
-        with connection._nodb_cursor() as cursor:
-            cursor.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
-            cut_connections()
-            try:
-                yield
-            finally:
-                cursor.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
-
     def test_a_stop_meanwhile_waits_for_what_runs_and_saves_it(self):
         running = tasks.hold_without_database.enqueue("x", str(self.go))
         with running_worker("--threads", "2", options={"worker_timeout": 1}) as worker:
             held("x")
-            with self.unreachable():
+            with self.altered("ALLOW_CONNECTIONS false", "ALLOW_CONNECTIONS true"):
                 worker.send_signal(signal.SIGTERM)
                 # Its pauses grow: by then, the database has been away for longer than the timeout.
                 eventually(lambda: worker.output().count("trying again") >= 6, worker.output)
