@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -60,13 +60,16 @@ class Run:
     def limit(self, seconds: float) -> None:
         """The task may take so long from now on."""
 
+    def begin(self) -> None:
+        """The task is about to be called: from here to its end the run can be interrupted."""
+
     def call[T](self, function: Callable[[], T]) -> T:
-        """Call the task: the part of a run that can be interrupted."""
+        """Call a sync task."""
         return function()
 
-    async def acall[T](self, function: Callable[[], Awaitable[T]]) -> T:
-        """Call an async task."""
-        return await function()
+    def told(self, error: BaseException) -> BaseException:
+        """Return what has ended the run, of which its task raised this."""
+        return error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +168,7 @@ class Executor:
             value = run.call(call)
             return self._succeeded(claim, value, started_at)
         except BaseException as error:  # SystemExit and KeyboardInterrupt are the task's, too
-            return self._raised(resolved, claim, error, started_at)
+            return self._raised(resolved, claim, run.told(error), started_at)
 
     async def aexecute(self, claim: Claim, run: Run | None = None) -> Finish:
         """Run a claim of an async task in this event loop."""
@@ -180,10 +183,11 @@ class Executor:
             self.on_start(claim, started_at)
             if resolved.timeout is not None:
                 run.limit(resolved.timeout)
-            value = await run.acall(call)
+            run.begin()
+            value = await call()
             return self._succeeded(claim, value, started_at)
         except BaseException as error:
-            return self._raised(resolved, claim, error, started_at)
+            return self._raised(resolved, claim, run.told(error), started_at)
 
     def _may_start(self, claim: Claim) -> bool:
         """Write that the run begins, on this thread's connection; return whether it may."""

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -127,6 +127,17 @@ class WorkerRun(Run):
         self.deadline = time.monotonic() + seconds
         self._interrupts.watch(self, self.deadline)
 
+    def begin(self) -> None:
+        self.begun = True
+        if self.exception is not None:
+            raise self.another()
+
+    def end(self) -> None:
+        """Nothing is raised in it any more."""
+        self.closed = True
+        if self.deadline is not None:
+            self._interrupts.forget(self)
+
     def interrupt(self) -> None:
         """Raise the exception in the run, if it has begun and not ended; returns at once."""
         raise NotImplementedError
@@ -168,14 +179,8 @@ class ThreadRun(WorkerRun):
 
     def call[T](self, function: Callable[[], T]) -> T:
         try:
-            self.begun = True
-            if self.exception is not None:
-                raise self.another()
+            self.begin()
             return function()
-        except BaseException as error:
-            if (told := self.told(error)) is error:
-                raise
-            raise told  # noqa: B904  (it has its cause)
         finally:
             # What was thrown is raised at the end of a call at the earliest: this is done before,
             # and the lock is taken. After it one exception can be left, and none follows.
@@ -186,8 +191,6 @@ class ThreadRun(WorkerRun):
                     self.slot.take_back()
                 except (TaskTimeout, TaskCancelled):
                     pass
-            if self.deadline is not None:
-                self._interrupts.forget(self)
 
     def interrupt(self) -> None:
         # A thread of its own: to cancel a query takes a connection.
@@ -225,21 +228,6 @@ class CoroutineRun(WorkerRun):
         self._interrupts = interrupts
         self._loop = loop
         self._thread = thread
-
-    async def acall[T](self, function: Callable[[], Awaitable[T]]) -> T:
-        try:
-            self.begun = True
-            if self.exception is not None:
-                raise self.another()
-            return await function()
-        except BaseException as error:
-            if (told := self.told(error)) is error:
-                raise
-            raise told  # noqa: B904  (it has its cause)
-        finally:
-            self.closed = True
-            if self.deadline is not None:
-                self._interrupts.forget(self)
 
     def interrupt(self) -> None:
         self._answered = False

@@ -148,7 +148,7 @@ class ThreadPool(Pool[ThreadRun]):
                 run.slot = slot
                 # What a job leaves in context variables, such as a language, ends with it.
                 finish = copy_context().run(self.executor.execute, run.claim, run)
-                run.closed = True  # also if its task was never called
+                run.end()
                 tidy_connections(drop=run.exception is not None)
                 del self._runs[run.claim]
                 self.ended.put(finish)
@@ -257,7 +257,7 @@ class CoroutinePool(Pool[CoroutineRun]):
 
     async def _run_one(self, run: CoroutineRun) -> None:
         finish = await self.executor.aexecute(run.claim, run)
-        run.closed = True
+        run.end()
         if finish.exception is not None:
             self._cared_at = float("-inf")  # perhaps a connection is broken
         del self._runs[run.claim]
