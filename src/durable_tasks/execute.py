@@ -63,9 +63,9 @@ class Run:
     def begin(self) -> None:
         """The task is about to be called: from here to its end the run can be interrupted."""
 
-    def call[T](self, function: Callable[[], T]) -> T:
+    def call(self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Call a sync task."""
-        return function()
+        return function(*args, **kwargs)
 
     def told(self, error: BaseException) -> BaseException:
         """Return what has ended the run, of which its task raised this."""
@@ -159,13 +159,14 @@ class Executor:
         if is_marked(claim, fails=resolved.fails_if_lost) and not self._may_start(claim):
             return Finish.released(claim, until=self.now() + NOT_STARTED_PAUSE)
         try:
-            call = self._call(resolved, claim, run, started_at)
+            func, args, kwargs = self._call(resolved, claim, run, started_at)
             self.on_start(claim, started_at)
             if resolved.timeout is not None:
                 run.limit(resolved.timeout)
             if resolved.atomic:
-                return self._execute_atomic(claim, partial(run.call, call), started_at)
-            value = run.call(call)
+                call = partial(run.call, func, args, kwargs)
+                return self._execute_atomic(claim, call, started_at)
+            value = run.call(func, args, kwargs)
             return self._succeeded(claim, value, started_at)
         except BaseException as error:  # SystemExit and KeyboardInterrupt are the task's, too
             return self._raised(resolved, claim, run.told(error), started_at)
@@ -179,12 +180,12 @@ class Executor:
         if marked and not await sync_to_async(self._may_start)(claim):
             return Finish.released(claim, until=self.now() + NOT_STARTED_PAUSE)
         try:
-            call = self._call(resolved, claim, run, started_at)
+            func, args, kwargs = self._call(resolved, claim, run, started_at)
             self.on_start(claim, started_at)
             if resolved.timeout is not None:
                 run.limit(resolved.timeout)
             run.begin()
-            value = await call()
+            value = await func(*args, **kwargs)
             return self._succeeded(claim, value, started_at)
         except BaseException as error:
             return self._raised(resolved, claim, run.told(error), started_at)
@@ -232,7 +233,7 @@ class Executor:
 
     def _call(
         self, resolved: Resolved, claim: Claim, run: Run, started_at: datetime
-    ) -> Callable[[], Any]:
+    ) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]:
         if resolved.func is None:
             assert resolved.error is not None
             raise resolved.error
@@ -241,7 +242,7 @@ class Executor:
         if resolved.takes_context:
             result = self.result_at_start(claim, started_at)
             args.insert(0, DurableContext(task_result=result, run=run))
-        return partial(resolved.func, *args, **kwargs)
+        return resolved.func, args, kwargs
 
     def _succeeded(self, claim: Claim, value: Any, started_at: datetime) -> Finish:
         text = None if value is None else dumps(value, "The return value")

@@ -261,7 +261,7 @@ class MainThreadTests(InterruptTestCase):
 
     def test_its_signal_is_given_back(self):
         before = signal.getsignal(interrupts.SIGNAL)
-        slot = interrupts.MainSlot()
+        slot = interrupts.MainSlot(None)
         signal.raise_signal(interrupts.SIGNAL)  # from somebody else
         slot.end()
         self.assertEqual(signal.getsignal(interrupts.SIGNAL), before)

@@ -76,13 +76,16 @@ class LaneTests(SimpleTestCase):
 
     def test_the_run_time_is_an_average_that_remembers_rare_long_ones(self):
         lane = self.lane(1, runs=0, held=1000)
-        lane.end(0.0, 1.0)
+        lane.end(0.0, [1.0])
         self.assertEqual((lane.held, lane.seconds), (999, 1.0))
-        lane.end(0.0, 2.0)
+        lane.end(0.0, [2.0])
         self.assertAlmostEqual(lane.seconds, 1.5)
         for number in range(500):
-            lane.end(0.0, 0.2 if number % 10 == 0 else 0.0)
+            lane.end(0.0, [0.2 if number % 10 == 0 else 0.0])
         self.assertTrue(0.015 < lane.seconds < 0.025, lane.seconds)
+        lane = self.lane(1, runs=0, held=3)
+        lane.end(0.0, [1.0, None, 2.0])
+        self.assertEqual((lane.held, lane.seconds), (0, 1.5))
 
     def test_what_has_no_slot_waits_until_one_ends_or_it_is_taken_back(self):
         lane = self.lane(2)
@@ -93,7 +96,7 @@ class LaneTests(SimpleTestCase):
         lane.submit(["c", "d"], 3.0)
         lane.submit(["e"], 4.0)
         self.assertEqual((lane.waits, lane.waiting_since), (True, 3.0))
-        lane.end(5.0, 0.1)
+        lane.end(5.0, [0.1])
         self.assertEqual((lane.waits, lane.waiting_since), (True, 5.0))
         self.assertEqual(lane.take_back(), ["c", "d", "e"])
         self.assertEqual((lane.held, lane.waits, lane.waiting_since), (1, False, None))

@@ -37,9 +37,15 @@ _set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
 
 class Slot:
-    """A thread that runs sync tasks, as those see it that interrupt it. Made in that thread."""
+    """A thread that runs sync tasks, as those see it that interrupt it. Made in that thread.
 
-    def __init__(self) -> None:
+    ``run``: the run that it is in, or was in last.
+    """
+
+    run: "ThreadRun | None" = None
+
+    def __init__(self, interrupts: "Interrupts") -> None:
+        self.interrupts = interrupts
         self.ident = threading.get_ident()
         self._cancels: dict[BaseDatabaseWrapper, tuple[Any, Callable[[], None]]] = {}
         for connection in connections.all(initialized_only=True):
@@ -82,8 +88,8 @@ class Slot:
 class MainSlot(Slot):
     """The main thread of a process that is ours: a signal ends what it waits for, too."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, interrupts: "Interrupts") -> None:
+        super().__init__(interrupts)
         self._wanted: ThreadRun | None = None
         assert SIGNAL is not None
         self._before = signal.signal(SIGNAL, self._signalled)
@@ -107,8 +113,17 @@ class MainSlot(Slot):
         self._wanted = None
 
 
-class WorkerRun(Run):
-    """A claim in a pool, from when it is submitted until its task has ended."""
+class EventLoop:
+    """The thread that runs async tasks, as those see it that interrupt them."""
+
+    def __init__(self, interrupts: "Interrupts", run: Callable[[], None]) -> None:
+        self.interrupts = interrupts
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=run, name="coroutines", daemon=True)
+
+
+class WorkerRun[P: (Slot, EventLoop)](Run):
+    """The run of a claim in a pool. ``place``: where it runs."""
 
     # Set before ``exception`` is looked at. Whoever interrupts sets that first and looks at these
     # then; so at least one of the two sees the other.
@@ -118,14 +133,14 @@ class WorkerRun(Run):
     asked_at = again_at = 0.0
     lock: threading.Lock  # once there is an exception
 
-    def __init__(self, claim: Claim, interrupts: "Interrupts") -> None:
+    def __init__(self, claim: Claim, place: P) -> None:
         self.claim = claim
-        self._interrupts = interrupts
+        self.place: P = place
 
     def limit(self, seconds: float) -> None:
         self.timeout = seconds
         self.deadline = time.monotonic() + seconds
-        self._interrupts.watch(self, self.deadline)
+        self.place.interrupts.watch(self, self.deadline)
 
     def begin(self) -> None:
         self.begun = True
@@ -136,7 +151,7 @@ class WorkerRun(Run):
         """Nothing is raised in it any more."""
         self.closed = True
         if self.deadline is not None:
-            self._interrupts.forget(self)
+            self.place.interrupts.forget(self)
 
     def interrupt(self) -> None:
         """Raise the exception in the run, if it has begun and not ended; returns at once."""
@@ -172,15 +187,13 @@ class WorkerRun(Run):
         return "".join(traceback.format_stack(frame)) if frame else ""
 
 
-class ThreadRun(WorkerRun):
-    """A run of a sync task. ``slot``: its thread, from its beginning on."""
+class ThreadRun(WorkerRun[Slot]):
+    """A run of a sync task."""
 
-    slot: Slot
-
-    def call[T](self, function: Callable[[], T]) -> T:
+    def call(self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
         try:
             self.begin()
-            return function()
+            return function(*args, **kwargs)
         finally:
             # What was thrown is raised at the end of a call at the earliest: this is done before,
             # and the lock is taken. After it one exception can be left, and none follows.
@@ -188,7 +201,7 @@ class ThreadRun(WorkerRun):
             if self.exception is not None:
                 try:
                     self.lock.acquire()  # never released
-                    self.slot.take_back()
+                    self.place.take_back()
                 except (TaskTimeout, TaskCancelled):
                     pass
 
@@ -201,38 +214,26 @@ class ThreadRun(WorkerRun):
             return  # it has ended, or is being interrupted
         try:
             if self.begun and not self.closed:
-                self.slot.throw(self)
-                self.slot.cancel_queries()
+                self.place.throw(self)
+                self.place.cancel_queries()
         finally:
             self.lock.release()
 
     @property
     def thread_id(self) -> int | None:
-        return self.slot.ident
+        return self.place.ident
 
 
-class CoroutineRun(WorkerRun):
+class CoroutineRun(WorkerRun[EventLoop]):
     """A run of an async task. ``task``: set unless it ends before its first pause."""
 
     task: asyncio.Task[Any]
     _answered = True
 
-    def __init__(
-        self,
-        claim: Claim,
-        interrupts: "Interrupts",
-        loop: asyncio.AbstractEventLoop,
-        thread: threading.Thread,
-    ) -> None:
-        self.claim = claim
-        self._interrupts = interrupts
-        self._loop = loop
-        self._thread = thread
-
     def interrupt(self) -> None:
         self._answered = False
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._cancel)
+            self.place.loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
         self._answered = True
@@ -241,11 +242,14 @@ class CoroutineRun(WorkerRun):
 
     @property
     def thread_id(self) -> int | None:
-        return self._thread.ident
+        return self.place.thread.ident
 
     @property
     def blocks(self) -> bool:
         return not self._answered
+
+
+type AnyRun = WorkerRun[Any]
 
 
 class Interrupts:
@@ -255,9 +259,9 @@ class Interrupts:
     end within ``GRACE`` seconds.
     """
 
-    def __init__(self, on_stuck: Callable[[WorkerRun], None]) -> None:
+    def __init__(self, on_stuck: Callable[[AnyRun], None]) -> None:
         self._on_stuck = on_stuck
-        self._watched: set[WorkerRun] = set()
+        self._watched: set[AnyRun] = set()
         self._wakes_at = NEVER
         self._wake = threading.Event()
         self._stopping = False
@@ -271,17 +275,17 @@ class Interrupts:
         self._wake.set()
         self._thread.join()
 
-    def watch(self, run: WorkerRun, at: float) -> None:
+    def watch(self, run: AnyRun, at: float) -> None:
         """Look after a run from this moment on; may be called from any thread."""
         self._watched.add(run)
         if at < self._wakes_at:
             self._wake.set()
 
-    def forget(self, run: WorkerRun) -> None:
+    def forget(self, run: AnyRun) -> None:
         """The run has ended."""
         self._watched.discard(run)
 
-    def ask(self, run: WorkerRun, exception: BaseException) -> None:
+    def ask(self, run: AnyRun, exception: BaseException) -> None:
         """Raise an exception in a run, now or when it begins; returns at once.
 
         A run that is to end already does so for the first reason, unless it is cancelled.
@@ -304,7 +308,7 @@ class Interrupts:
             self._wakes_at = next_look
             self._wake.wait(None if next_look == NEVER else max(0.0, next_look - time.monotonic()))
 
-    def _look(self, run: WorkerRun, now: float) -> float:
+    def _look(self, run: AnyRun, now: float) -> float:
         """Do what is due for a run; return when to look again."""
         if run.closed or run.is_stuck:
             self._watched.discard(run)

@@ -1,7 +1,7 @@
 """A pool as the loop sees it: what it holds, and how much more it should have."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..store import Claim
 from ..store.messages import MAX_BATCH
@@ -14,11 +14,11 @@ RESERVE = 0.15
 WEIGHT = 0.02
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Lane:
     """A pool as the loop sees it."""
 
-    pool: Pool[Any]
+    pool: Pool
     prefetch: int | None = None  # claims beyond the free slots; None: as many as fit RESERVE
     held: int = 0  # submitted and not ended
     share: float = 0.0  # of the recent claims, how many were for this pool
@@ -58,15 +58,16 @@ class Lane:
             self.waiting_since = now
         self.pool.submit(claims)
 
-    def end(self, now: float, seconds: float | None = None) -> None:
-        """Note that a claim ended, after so many seconds if it had begun."""
-        self.held -= 1
+    def end(self, now: float, times: Sequence[float | None]) -> None:
+        """Note how many seconds each claim that ended took; None for one that had not begun."""
+        self.held -= len(times)
         self.ended_at = now
         self.waiting_since = now if self.waits else None
-        if seconds is not None:
-            self.runs += 1
+        if known := [seconds for seconds in times if seconds is not None]:
+            self.runs += len(known)
             usual = self.seconds or 0.0
-            self.seconds = usual + max(WEIGHT, 1 / self.runs) * (seconds - usual)
+            weight = min(1.0, len(known) * max(WEIGHT, 1 / self.runs))
+            self.seconds = usual + weight * (sum(known) / len(known) - usual)
 
     def take_back(self) -> list[Claim]:
         """Take what has not started out of the pool."""

@@ -4,7 +4,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from queue import Empty, SimpleQueue
@@ -20,7 +20,7 @@ from ..store.messages import MAX_BATCH
 from .announce import Announcer, facts
 from .clock import Clock
 from .heartbeat import Heartbeat
-from .interrupts import WorkerRun
+from .interrupts import AnyRun
 from .lanes import Lane
 from .pools import CoroutinePool, ThreadPool
 
@@ -95,7 +95,7 @@ class Loop:
         self._suspects: deque[Claim] = deque()
         self._suspect: Claim | None = None  # the one that runs
         self._suspects_since = 0.0  # since when they wait (monotonic)
-        self._stuck: list[WorkerRun] = []  # they do not end although they were interrupted
+        self._stuck: list[AnyRun] = []  # they do not end although they were interrupted
         self._exit_at = 0.0
         self._is_over = False
         self._stopping = False
@@ -129,7 +129,7 @@ class Loop:
         self._cancels_at = 0.0
         self.ended.put(None)
 
-    def stuck(self, run: WorkerRun) -> None:
+    def stuck(self, run: AnyRun) -> None:
         """A run does not end although it was interrupted; may be called from any thread."""
         logger.error(
             "Job %s of %s does not end although it was interrupted. %s",
@@ -268,9 +268,9 @@ class Loop:
 
     def _settle(self, finishes: list[Finish]) -> None:
         """Announce what counted and log what did not."""
+        self._forget(finishes)
         told = []
         for finish in finishes:
-            self._forget(finish)
             if finish.finished_at is None:
                 continue  # released: nobody needs to know
             if finish.counted:
@@ -286,36 +286,41 @@ class Loop:
                 )
         self.announcer.ended(told)
 
+    def _forget(self, finishes: Iterable[Finish]) -> None:
+        for finish in finishes:
+            self._held.pop(finish.claim, None)  # type: ignore[arg-type]
+        # Not sooner: the next one may end this process before the ending of this one is saved.
+        if self._suspect is not None and self._suspect not in self._held:
+            self._suspect = None
+            self._run_suspect(time.monotonic())
+
     def _look_for_next_run(self, pause: timedelta) -> None:
         seconds = pause.total_seconds()
         if seconds <= 0:
             self._rung = True
         self._look_at = min(self._look_at, time.monotonic() + seconds)
 
-    def _forget(self, finish: Finish) -> None:
-        assert finish.claim is not None
-        self._held.pop(finish.claim, None)
-        # Not sooner: the next one may end this process before the ending of this one is saved.
-        if finish.claim is self._suspect:
-            self._suspect = None
-            self._run_suspect(time.monotonic())
-
     def _dispatch(self, claims: list[Claim]) -> None:
         parts: tuple[list[Claim], list[Claim]] = ([], [])
-        counts = [0, 0]
-        last = self.executor.options.max_lost - 1
+        lost = []
         for claim in claims:
             claim.worker_id = self.worker_id
             is_async = self.executor.resolve(claim.task_path).is_async
-            counts[is_async] += 1
-            (self._suspects if 0 < claim.lost >= last else parts[is_async]).append(claim)
+            parts[is_async].append(claim)
             self._held[claim] = self._lanes[is_async]
+            if claim.lost:
+                lost.append(claim)
         self._taken += len(claims)
         self.announcer.look()
         now = time.monotonic()
         weight = min(0.5, 0.05 * len(claims))
-        for lane, part, count in zip(self._lanes, parts, counts, strict=True):
-            lane.share += weight * (count / len(claims) - lane.share)
+        last = self.executor.options.max_lost - 1
+        suspects = [claim for claim in lost if claim.lost >= last]
+        self._suspects += suspects
+        for lane, part in zip(self._lanes, parts, strict=True):
+            lane.share += weight * (len(part) / len(claims) - lane.share)
+            if suspects:
+                part = [claim for claim in part if claim not in suspects]
             if part:
                 lane.submit(part, now)
         self._run_suspect(now)
@@ -341,19 +346,21 @@ class Loop:
         with suppress(Empty):
             ended = [queue.get(timeout=timeout) if timeout > 0 else queue.get_nowait()]
             ended += [queue.get_nowait() for _ in range(queue.qsize())]
-            now = time.monotonic()
-            for finish in ended:
-                if finish is not None:
-                    self._take(finish, now)
+            self._take([finish for finish in ended if finish is not None])
 
-    def _take(self, finish: Finish, now: float) -> None:
-        (self._saved if finish.saved else self._unsaved).append(finish)
-        assert finish.claim is not None
-        lane = self._held[finish.claim]
-        if finish.finished_at is None or finish.last_attempted_at is None:
-            lane.end(now)  # it did not begin
-        else:
-            lane.end(now, (finish.finished_at - finish.last_attempted_at).total_seconds())
+    def _take(self, ended: list[Finish]) -> None:
+        times: dict[Lane, list[float | None]] = {lane: [] for lane in self._lanes}
+        for finish in ended:
+            (self._saved if finish.saved else self._unsaved).append(finish)
+            assert finish.claim is not None
+            ran, began = finish.finished_at, finish.last_attempted_at
+            times[self._held[finish.claim]].append(
+                (ran - began).total_seconds() if ran and began else None
+            )
+        now = time.monotonic()
+        for lane, seconds in times.items():
+            if seconds:
+                lane.end(now, seconds)
 
     # How much to claim
 
@@ -523,7 +530,7 @@ class Loop:
         self._settle(last)
         self._is_over = True
 
-    def _given_up(self, run: WorkerRun) -> Finish:
+    def _given_up(self, run: AnyRun) -> Finish:
         assert run.exception is not None
         run.exception.__notes__ = [f"It did not end. It was here:\n{run.where()}"]
         return self.executor.given_up(run.claim, run, pause=LAST_SECONDS)
@@ -539,9 +546,7 @@ class Loop:
         for lane in self._lanes:
             self._give_back(lane)
         self._give_back_suspects()
-        for finish in self._unsaved:
-            if finish.finished_at is None:
-                self._forget(finish)
+        self._forget(finish for finish in self._unsaved if finish.finished_at is None)
         self._unsaved = [finish for finish in self._unsaved if finish.finished_at is not None]
         self.heartbeat.begin(self.enter())
         self._reconcile_at = 0.0

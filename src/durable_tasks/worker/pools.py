@@ -5,9 +5,10 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from queue import Empty, SimpleQueue
 
 from asgiref.sync import sync_to_async
@@ -16,7 +17,16 @@ from django.db import connections
 from ..compat import TASK_MAX_PRIORITY, task_backends
 from ..execute import Executor
 from ..store import Claim, Finish
-from .interrupts import SIGNAL, CoroutineRun, Interrupts, MainSlot, Slot, ThreadRun, WorkerRun
+from .interrupts import (
+    SIGNAL,
+    AnyRun,
+    CoroutineRun,
+    EventLoop,
+    Interrupts,
+    MainSlot,
+    Slot,
+    ThreadRun,
+)
 
 # So many coroutines are started before the event loop gets a turn for those that run.
 GROUP = 50
@@ -44,7 +54,7 @@ def tidy_connections(*, drop: bool = False) -> None:
         del connections[connection.alias]
 
 
-class Pool[R: WorkerRun](ABC):
+class Pool(ABC):
     """Runs claims and puts each one's ``Finish`` on the queue ``ended``."""
 
     # How many claims can run at once?
@@ -62,7 +72,6 @@ class Pool[R: WorkerRun](ABC):
         self.ended = ended
         self._last_priority = TASK_MAX_PRIORITY  # of the last that waits
         self.interrupts = interrupts
-        self._runs: dict[Claim, R] = {}  # submitted and not ended
 
     @abstractmethod
     def start(self) -> None:
@@ -87,6 +96,10 @@ class Pool[R: WorkerRun](ABC):
         """Return the claims that have not started; they will not."""
 
     @abstractmethod
+    def runs(self) -> Collection[AnyRun]:
+        """Return the runs that have begun; some may have ended just now."""
+
+    @abstractmethod
     def stop(self) -> None:
         """End, after what was submitted."""
 
@@ -100,13 +113,15 @@ class Pool[R: WorkerRun](ABC):
         if claim in waiting:
             waiting.remove(claim)
             self.ended.put(self.executor.cancelled(claim, exception))
-        elif (run := self._runs.get(claim)) is not None:
-            self.interrupts.ask(run, exception)
+        else:
+            for run in self.runs():
+                if run.claim is claim:
+                    self.interrupts.ask(run, exception)
         if waiting:
             self._add(waiting)
 
 
-class ThreadPool(Pool[ThreadRun]):
+class ThreadPool(Pool):
     """Runs sync tasks on threads, each with its own database connections.
 
     ``uses_signal``: whether, in the main thread, a signal interrupts them.
@@ -123,8 +138,9 @@ class ThreadPool(Pool[ThreadRun]):
     ) -> None:
         super().__init__(slots, executor, ended, interrupts)
         self._uses_signal = uses_signal and SIGNAL is not None
-        self._waiting: SimpleQueue[ThreadRun | None] = SimpleQueue()
+        self._waiting: SimpleQueue[Claim | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._slots: list[Slot] = []
 
     def start(self) -> None:
         """Start a thread for each slot. With one slot, call ``run()`` in a thread instead."""
@@ -137,26 +153,28 @@ class ThreadPool(Pool[ThreadRun]):
         """Run claims in the calling thread until ``stop()``."""
         task_backends[self.executor.backend_name]  # made once, not in each job's context
         is_main = threading.current_thread() is threading.main_thread()
-        slot = MainSlot() if self._uses_signal and is_main else Slot()
+        slot = (MainSlot if self._uses_signal and is_main else Slot)(self.interrupts)
+        self._slots.append(slot)
         try:
             while True:
-                waits = self._waiting.empty()
-                if (run := self._next()) is None:
+                try:
+                    claim = self._waiting.get_nowait()
+                except Empty:
+                    claim = self._next()
+                    tidy_connections()  # they may have become too old meanwhile
+                if claim is None:
                     break
-                if waits:  # connections may have become too old meanwhile
-                    tidy_connections()
-                run.slot = slot
+                run = slot.run = ThreadRun(claim, slot)
                 # What a job leaves in context variables, such as a language, ends with it.
-                finish = copy_context().run(self.executor.execute, run.claim, run)
+                finish = copy_context().run(self.executor.execute, claim, run)
                 run.end()
                 tidy_connections(drop=run.exception is not None)
-                del self._runs[run.claim]
                 self.ended.put(finish)
         finally:
             slot.end()
             connections.close_all()
 
-    def _next(self) -> ThreadRun | None:
+    def _next(self) -> Claim | None:
         while True:
             try:
                 return self._waiting.get(timeout=SIGNAL_LOOK)
@@ -165,19 +183,20 @@ class ThreadPool(Pool[ThreadRun]):
 
     def _add(self, claims: Sequence[Claim]) -> None:
         for claim in claims:
-            run = self._runs[claim] = ThreadRun(claim, self.interrupts)
-            self._waiting.put(run)
+            self._waiting.put(claim)
 
     def take_back(self) -> list[Claim]:
         taken: list[Claim] = []
         try:
-            while (run := self._waiting.get_nowait()) is not None:
-                del self._runs[run.claim]
-                taken.append(run.claim)
+            while (claim := self._waiting.get_nowait()) is not None:
+                taken.append(claim)
             self._waiting.put(None)  # not ours to take
         except Empty:
             pass
         return taken
+
+    def runs(self) -> Collection[ThreadRun]:
+        return [slot.run for slot in self._slots if slot.run is not None]
 
     def stop(self) -> None:
         for _ in range(self.slots):
@@ -186,7 +205,7 @@ class ThreadPool(Pool[ThreadRun]):
             thread.join()
 
 
-class CoroutinePool(Pool[CoroutineRun]):
+class CoroutinePool(Pool):
     """Runs async tasks on one event loop, on a thread of its own."""
 
     def __init__(
@@ -197,15 +216,16 @@ class CoroutinePool(Pool[CoroutineRun]):
         interrupts: Interrupts,
     ) -> None:
         super().__init__(slots, executor, ended, interrupts)
-        self._waiting: deque[CoroutineRun] = deque()
-        self._running: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="coroutines", daemon=True)
+        self._waiting: deque[Claim] = deque()
+        self._starting: CoroutineRun | None = None  # or was the last to start
+        self._running: set[CoroutineRun] = set()  # those that wait for something
+        self._place = EventLoop(interrupts, self._run)
+        self._loop = self._place.loop
         self._cared_at = 0.0
         self._care: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._thread.start()
+        self._place.thread.start()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -220,9 +240,7 @@ class CoroutinePool(Pool[CoroutineRun]):
             self._loop.close()
 
     def _add(self, claims: Sequence[Claim]) -> None:
-        for claim in claims:
-            run = self._runs[claim] = CoroutineRun(claim, self.interrupts, self._loop, self._thread)
-            self._waiting.append(run)
+        self._waiting.extend(claims)
         self._loop.call_soon_threadsafe(self._fill)
 
     def _fill(self) -> None:
@@ -239,41 +257,47 @@ class CoroutinePool(Pool[CoroutineRun]):
             if len(self._running) >= self.slots:
                 return
             try:
-                run = self._waiting.popleft()
+                claim = self._waiting.popleft()
             except IndexError:
                 return
+            run = self._starting = CoroutineRun(claim, self._place)
             # Runs to its first await at once; a task that never waits is done here.
-            task = asyncio.Task(self._run_one(run), loop=self._loop, eager_start=True)
-            if not task.done():
+            task = asyncio.Task(
+                self.executor.aexecute(claim, run), loop=self._loop, eager_start=True
+            )
+            if task.done():
+                self._end(run, task.result())
+            else:
                 run.task = task
-                self._running.add(task)
-                task.add_done_callback(self._done)
+                self._running.add(run)
+                task.add_done_callback(partial(self._done, run))
         self._loop.call_soon(self._fill)
 
-    def _done(self, task: "asyncio.Task[None]") -> None:
-        self._running.discard(task)
+    def _done(self, run: CoroutineRun, task: "asyncio.Task[Finish]") -> None:
+        self._running.discard(run)
+        self._end(run, task.result())
         if self._waiting:
             self._fill()
 
-    async def _run_one(self, run: CoroutineRun) -> None:
-        finish = await self.executor.aexecute(run.claim, run)
+    def _end(self, run: CoroutineRun, finish: Finish) -> None:
         run.end()
         if finish.exception is not None:
             self._cared_at = float("-inf")  # perhaps a connection is broken
-        del self._runs[run.claim]
         self.ended.put(finish)
 
     def take_back(self) -> list[Claim]:
         taken: list[Claim] = []
         try:
             while True:
-                claim = self._waiting.popleft().claim
-                del self._runs[claim]
-                taken.append(claim)
+                taken.append(self._waiting.popleft())
         except IndexError:
             return taken
 
+    def runs(self) -> Collection[CoroutineRun]:
+        runs = self._running.copy()
+        return runs if self._starting is None else {*runs, self._starting}
+
     def stop(self) -> None:
-        if self._thread.ident is not None:
+        if self._place.thread.ident is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+            self._place.thread.join()
