@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from durable_tasks import Periodic
 from tests.servers import DEFAULT_URLS, URL_VARIABLES, database_from_url
 
 TEST_DB = os.environ.get("DURABLE_TASKS_TEST_DB", "sqlite")
@@ -79,11 +80,15 @@ INSTALLED_APPS = [
 if importlib.util.find_spec("django.tasks") is None:
     INSTALLED_APPS.append("django_tasks")
 
+options = json.loads(os.environ.get("DURABLE_TASKS_TEST_OPTIONS") or "{}")
+for name, spec in options.get("periodic", {}).items():
+    if isinstance(spec, dict):
+        options["periodic"][name] = Periodic(**spec)
 TASKS = {
     "default": {
         "BACKEND": "durable_tasks.DatabaseBackend",
         "QUEUES": [],
-        "OPTIONS": json.loads(os.environ.get("DURABLE_TASKS_TEST_OPTIONS") or "{}"),
+        "OPTIONS": options,
     }
 }
 DATABASE_ROUTERS = [

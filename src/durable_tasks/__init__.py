@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         WorkerIdInUse,
         WorkerLost,
     )
+    from .periodic import Periodic
     from .results import DurableTaskResult
     from .retry import exponential, fixed, steps
     from .runner import Runner
@@ -40,6 +41,7 @@ _HOMES = {
     "DurableTaskResult": "results",
     "DurableTasksError": "exceptions",
     "NotSerializable": "exceptions",
+    "Periodic": "periodic",
     "RefusedByDatabase": "exceptions",
     "ResultTimeout": "exceptions",
     "ResultTooLarge": "exceptions",
@@ -65,6 +67,7 @@ __all__ = [
     "DurableTaskResult",
     "DurableTasksError",
     "NotSerializable",
+    "Periodic",
     "RefusedByDatabase",
     "ResultTimeout",
     "ResultTooLarge",

@@ -88,14 +88,22 @@ class DatabaseBackend(BaseTaskBackend):
         self._validated.add(facts)
 
     def enqueue(
-        self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self,
+        task: AnyTask,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        schedule: str | None = None,
     ) -> DurableTaskResult:
         """Insert one job and return its result.
 
         One INSERT on the database that the router names for ``Job``: part of the caller's
-        transaction. Raises ``InvalidTask``, or ``NotSerializable`` naming the argument.
+        transaction. ``schedule``: the name of the periodic task that it is a run of.
+        Raises ``InvalidTask``, or ``NotSerializable`` naming the argument.
         """
-        return self._enqueue(task, self._row(task, args, kwargs))
+        row = self._row(task, args, kwargs)
+        row.schedule = schedule
+        return self._enqueue(task, row)
 
     def enqueue_many(self, calls: Iterable[Call]) -> list[DurableTaskResult]:
         """Insert many jobs at once: all or none of them.

@@ -23,7 +23,7 @@ def check_backend(backend: "DatabaseBackend") -> list[CheckMessage]:
                 id="durable_tasks.E001",
             )
         ]
-    return [*_check_options(backend), *_check_router()]
+    return [*_check_options(backend), *_check_router(), *_check_periodic(backend)]
 
 
 def _check_options(backend: "DatabaseBackend") -> Iterator[CheckMessage]:
@@ -35,6 +35,24 @@ def _check_options(backend: "DatabaseBackend") -> Iterator[CheckMessage]:
             hint="The README of django-durable-tasks has the table of options.",
             id="durable_tasks.E002",
         )
+
+
+def _check_periodic(backend: "DatabaseBackend") -> Iterator[CheckMessage]:
+    from .timetable import entry_of
+
+    try:
+        periodic = backend.durable_options.periodic
+    except ImproperlyConfigured:
+        return  # said already
+    for name, each in periodic.items():
+        try:
+            entry_of(backend.alias, name, each)
+        except Exception as error:  # the project's code is imported: anything may come
+            yield Error(
+                f'{backend.durable_options.where}["periodic"]["{name}"]: {error}',
+                hint="The key is the path of a task, or a name beside Periodic(task=...).",
+                id="durable_tasks.E007",
+            )
 
 
 def _check_router() -> Iterator[CheckMessage]:
@@ -69,7 +87,7 @@ def check_database(
     **kwargs: Any,
 ) -> list[CheckMessage]:
     """Return what is wrong with the jobs' database, if it is one of ``databases``."""
-    from .models import Job, Worker
+    from .models import Job, PeriodicTask, Worker
     from .store import StoreNotSupported, store_for
 
     alias = router.db_for_write(Job)
@@ -89,7 +107,7 @@ def check_database(
             tables = connection.introspection.table_names()
             missing = [
                 model._meta.db_table
-                for model in (Job, Worker)
+                for model in (Job, PeriodicTask, Worker)
                 if model._meta.db_table not in tables
             ]
             if missing:

@@ -1,4 +1,5 @@
-"""The tables: ``Job``, one enqueued run of a task, and ``Worker``, one process that runs jobs."""
+"""The tables: ``Job``, one enqueued run of a task, ``Worker``, one process that runs jobs, and
+``PeriodicTask``, one schedule on which a task is enqueued."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -217,6 +218,42 @@ class Job(models.Model):
 
     def __str__(self) -> str:
         return f"{self.task_path} ({self.id})"
+
+
+class PeriodicTask(models.Model):
+    """One schedule on which a task is enqueued; made from ``OPTIONS["periodic"]``."""
+
+    id = models.BigAutoField(_("id"), primary_key=True)
+    backend_name = models.CharField(_("backend"), max_length=MAX_NAME)
+    name = models.CharField(_("name"), max_length=MAX_PATH)
+    enabled = models.BooleanField(_("enabled"), default=True)
+    task_path = models.CharField(_("task"), max_length=MAX_PATH)
+    # As resolved: with the values that were chosen for ``~``.
+    spec = models.CharField(_("schedule"), max_length=MAX_PATH)
+    time_zone = models.CharField(_("time zone"), max_length=MAX_NAME)
+    # Null for those that are made anew at each run.
+    args = models.JSONField(_("arguments"), null=True)
+    kwargs = models.JSONField(_("keyword arguments"), null=True)
+    queue_name = models.CharField(_("queue"), max_length=MAX_NAME)
+    priority = models.SmallIntegerField(_("priority"))
+    catch_up = models.CharField(_("catch up"), max_length=10)
+    overlap = models.CharField(_("overlap"), max_length=10)
+    # Of all this but ``enabled``: workers leave a schedule alone that is not as their settings say.
+    definition = models.CharField(_("definition"), max_length=64, editable=False)
+    # Null once there is no further time.
+    next_run_at = models.DateTimeField(_("next run"), null=True)
+    last_run_at = models.DateTimeField(_("last run"), null=True)
+    last_job_id = models.UUIDField(_("last job"), null=True)
+
+    class Meta:
+        verbose_name = _("periodic task")
+        verbose_name_plural = _("periodic tasks")
+        constraints = (
+            models.UniqueConstraint(fields=["backend_name", "name"], name="durable_periodic_name"),
+        )
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Worker(models.Model):

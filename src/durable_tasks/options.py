@@ -14,9 +14,13 @@ from django.utils.module_loading import import_string
 
 from .compat import EXPRESSION_IDS
 from .ids import uuid7
+from .periodic import Periodic
 from .retry import Backoff, exponential, seconds_of
 
 DEFAULT_BACKOFF = exponential()
+
+# Characters: what the column for it takes.
+MAX_SCHEDULE_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Options:
     ``notify``: whether enqueuing notifies workers, and they those who wait for a result, where the
     database can.
     ``listen_database``: the alias of a direct connection to the jobs' database, for listening.
+    ``periodic``: the periodic tasks by name, see ``Periodic``.
     """
 
     id_function: Callable[[], Any] | str = uuid7
@@ -46,6 +51,7 @@ class Options:
     prefetch: int | Literal["auto"] = "auto"
     notify: bool = True
     listen_database: str | None = None
+    periodic: Mapping[str, Periodic] = field(default_factory=dict)
 
     where: str = field(default="", repr=False)  # the setting's full name, for errors
 
@@ -104,7 +110,8 @@ def parse_options(alias: str, given: Any) -> Options:
             hint = f'Did you mean "{near[0]}"?' if near else f"Known: {', '.join(known)}."
             raise ImproperlyConfigured(f'{where}["{key}"] is not an option. {hint}')
         _RULES[key](f'{where}["{key}"]', given[key])
-    return Options(**given, where=where)
+    periodic = {name: Periodic.of(spec) for name, spec in given.get("periodic", {}).items()}
+    return Options(**{**given, "periodic": periodic}, where=where)
 
 
 def _callable(name: str, value: Any) -> None:
@@ -150,6 +157,22 @@ def _database(name: str, value: Any) -> None:
         raise ImproperlyConfigured(f"{name} must be an alias of DATABASES, not {value!r}.")
 
 
+def _periodic(name: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise ImproperlyConfigured(
+            f"{name} must be a dictionary of names or task paths and when to run, not {value!r}."
+        )
+    for key, spec in value.items():
+        if not isinstance(key, str) or not 0 < len(key) <= MAX_SCHEDULE_NAME:
+            raise ImproperlyConfigured(
+                f"{name} has a key that is no text of 1 to {MAX_SCHEDULE_NAME} characters: {key!r}."
+            )
+        try:
+            Periodic.of(spec).schedule(key)
+        except (TypeError, ValueError) as error:
+            raise ImproperlyConfigured(f'{name}["{key}"]: {error}') from error
+
+
 _RULES: dict[str, Callable[[str, Any], None]] = {
     "id_function": _callable,
     "worker_timeout": _seconds,
@@ -161,4 +184,5 @@ _RULES: dict[str, Callable[[str, Any], None]] = {
     "prefetch": _prefetch,
     "notify": _flag,
     "listen_database": _database,
+    "periodic": _periodic,
 }

@@ -24,7 +24,7 @@ class Runner:
     ``workers``: sync tasks at once. ``worker_id``: a name that no other living worker has, or None
     to generate one. ``backend``: the alias whose jobs to run. ``queue_names``: the queues to serve,
     or None for all. ``interval``: seconds between two looks when nothing else says that there is
-    work. ``coroutines``: async tasks at once.
+    work. ``coroutines``: async tasks at once. ``periodic``: whether to fire periodic tasks.
 
     Raises ``InvalidTaskBackend`` or ``ImproperlyConfigured`` if ``backend`` is unknown or not ours.
     """
@@ -38,6 +38,7 @@ class Runner:
         queue_names: tuple[str, ...] | None = None,
         interval: float = 1.0,
         coroutines: int = 50,
+        periodic: bool = True,
     ) -> None:
         self.backend = task_backends[backend]
         if not isinstance(self.backend, DatabaseBackend):
@@ -58,6 +59,7 @@ class Runner:
                 worker_id=worker_id,
                 threads=workers,
                 coroutines=coroutines,
+                periodic=periodic,
             ),
             on_ready=self.ready.set,
         )

@@ -171,6 +171,7 @@ class Store(ABC):
             to_time(row.run_after),
             to_time(row.run_at),
             to_time(row.enqueued_at),
+            row.schedule,
         )
 
     def _insert_expressions(self, rows: Sequence[NewJob]) -> None:

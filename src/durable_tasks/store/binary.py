@@ -145,6 +145,7 @@ def copy_row(row: NewJob, zone: ZoneInfo | None) -> bytes:
             NULL if row.run_after is None else _time_in(row.run_after, zone),
             at if row.run_at is row.enqueued_at else _time_in(row.run_at, zone),
             at,
+            NULL if row.schedule is None else _text(row.schedule),
             _ZEROS,
         )
     )

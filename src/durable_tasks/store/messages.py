@@ -31,6 +31,7 @@ class NewJob:
     run_after: datetime | None
     run_at: datetime
     enqueued_at: datetime
+    schedule: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +56,7 @@ class Claim:
     last_attempted_at: datetime | None  # of the run before
     lost: int
     errors: str | None  # JSON
+    schedule: str | None = None  # the name of the periodic task that made it
     worker_id: str | None = None
     started_lease: int | None = None  # of a lost run: what the row says
 

@@ -266,6 +266,7 @@ class PostgreSQLStore(Store):
             row.run_after and str(row.run_after),
             at if row.run_at is row.enqueued_at else str(row.run_at),
             at,
+            row.schedule,
         )
 
     def _insert_many(self, rows: Sequence[NewJob]) -> None:

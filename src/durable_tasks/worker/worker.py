@@ -13,9 +13,11 @@ from queue import SimpleQueue
 from django.db import DatabaseError, IntegrityError, router
 
 from ..chores.rescue import rescue_jobs
+from ..chores.schedule import Timetable
 from ..exceptions import DurableTasksError, WorkerIdInUse
 from ..execute import Executor
-from ..models import Job
+from ..models import Job, PeriodicTask
+from ..models import Worker as Row
 from ..options import Options
 from ..store import Finish, Queues, Store, own_connection, store_for
 from ..store.registry import Registry, WorkerRow
@@ -24,8 +26,9 @@ from .clock import Clock
 from .heartbeat import Heartbeat, log_rescued
 from .interrupts import Interrupts
 from .loop import LAST_SECONDS, Loop
-from .pools import SIGNAL_LOOK, CoroutinePool, ThreadPool
+from .pools import SIGNAL_LOOK, CoroutinePool, ThreadPool, tidy_connections
 from .process import is_gone, is_running, new_worker_id, process_start, this_host
+from .scheduler import Scheduler
 
 logger = logging.getLogger("durable_tasks")
 
@@ -47,6 +50,7 @@ class WorkerSettings:
     ``coroutines``: async tasks at once. ``startup_delay``: the longest pause before the first
     look, in seconds; many workers that start together do not look together.
     ``shutdown_timeout``: seconds that runs have to end when the process has to exit.
+    ``periodic``: whether it fires the periodic tasks of its backend.
     """
 
     sender: type
@@ -60,6 +64,7 @@ class WorkerSettings:
     coroutines: int = 50
     startup_delay: float = 0.0
     shutdown_timeout: float | None = None
+    periodic: bool = True
 
 
 class Worker:
@@ -196,6 +201,16 @@ class Worker:
             may_exit=self._exit is not None,
             exit_within=settings.shutdown_timeout or EXIT_WITHIN,
         )
+        scheduler = Scheduler(
+            Timetable(settings.queues.backend_name, settings.options.periodic),
+            worker_id=self.id,
+            clock=self.clock,
+            look_every=settings.options.worker_timeout / 4,
+            on_fired=self._ring,
+        )
+        if settings.batch and settings.periodic:
+            scheduler.look()
+            tidy_connections()
         announcer.start(executor, heartbeat.ended)
         heartbeat.start(self._life)
         self._heartbeat = heartbeat
@@ -203,6 +218,8 @@ class Worker:
             heartbeat.looked.wait(FIRST_LOOK)
         interrupts.start()
         coroutines.start()
+        if settings.periodic and not settings.batch:
+            scheduler.start()
         if self._stop_asked:  # while it was being made
             loop.stop()
         thread = threading.Thread(
@@ -217,6 +234,7 @@ class Worker:
             thread.start()
         while thread.is_alive():
             thread.join(SIGNAL_LOOK)
+        scheduler.stop()
         coroutines.stop()
         interrupts.stop()
         heartbeat.stop()
@@ -269,7 +287,7 @@ class Worker:
 
     def _check_tables(self, store: Store) -> None:
         store.rows("SELECT 1")  # connects, again if the database is busy
-        missing = {"durable_tasks_job", "durable_tasks_worker"} - set(
+        missing = {model._meta.db_table for model in (Job, PeriodicTask, Row)} - set(
             store.connection.introspection.table_names()
         )
         if missing:

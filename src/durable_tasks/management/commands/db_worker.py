@@ -156,6 +156,9 @@ class Command(BaseCommand):
             help="renew a process that takes more MiB of memory, once what runs has ended "
             "(default: no limit)",
         )
+        parser.add_argument(
+            "--no-periodic", action="store_false", dest="periodic", help="fire no periodic tasks"
+        )
         # What a supervisor gives its workers; they have a socket to it as standard input.
         parser.add_argument("--supervised", action="store_true", help=SUPPRESS)
 
@@ -219,6 +222,7 @@ class Command(BaseCommand):
                 coroutines=options["coroutines"],
                 startup_delay=STARTUP_DELAY if options["startup_delay"] else 0.0,
                 shutdown_timeout=options["shutdown_timeout"],
+                periodic=options["periodic"],
             )
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error

@@ -43,13 +43,8 @@ class Command(BaseCommand):
             help="seconds between two looks for work when there is none (default: 1)",
         )
 
-        # The runner fires no schedules with or without it; accepted so that a command line that
-        # says so need not change.
         parser.add_argument(
-            "--no-periodic",
-            action="store_false",
-            dest="periodic",
-            help="fire no schedules; there are none yet, so this changes nothing",
+            "--no-periodic", action="store_false", dest="periodic", help="fire no periodic tasks"
         )
 
     def handle(self, **options: Any) -> None:
@@ -63,5 +58,6 @@ class Command(BaseCommand):
             f"--interval={options['delay']}",
             f"--backend={options['backend_name']}",
             *([] if name is None else [f"--worker-id={name}"]),
+            *([] if options["periodic"] else ["--no-periodic"]),
             verbosity=options["verbosity"],
         )
