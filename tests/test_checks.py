@@ -8,9 +8,12 @@ from django.core.management.base import SystemCheckError
 from django.db import DatabaseError, connection
 from django.test import TestCase, modify_settings, override_settings
 
+from durable_tasks import Periodic
 from durable_tasks.backend import DatabaseBackend
 from durable_tasks.checks import check_database
+from durable_tasks.compat import task_backends
 from durable_tasks.store import Store, store_for
+from tests.helpers import tasks_setting
 
 BACKEND = "durable_tasks.DatabaseBackend"
 
@@ -49,6 +52,24 @@ class BackendCheckTests(TestCase):
             'TASKS["mail"] uses durable_tasks, which is not in INSTALLED_APPS.',
             'Add "durable_tasks" to INSTALLED_APPS',
         )
+
+    def test_E007_a_periodic_task_leads_nowhere_or_has_bad_arguments(self) -> None:
+        add = "tests.app.tasks.add"
+        for spec, text in (
+            (
+                Periodic("1h", task="tests.app.tasks.gone"),
+                "'tests.app.tasks.gone' can't be imported",
+            ),
+            (Periodic("1h", task="tests.app.tasks.PATIENCE"), "is no task but int"),
+            (Periodic("1h", [object()], task=add), "args[0]"),
+            (Periodic("1h", priority=1000, task=add), "priority"),
+        ):
+            backend = {"BACKEND": BACKEND, "OPTIONS": {"periodic": {add: "1h", "x": spec}}}
+            with self.subTest(text), self.settings(TASKS={**tasks_setting(), "mail": backend}):
+                [error] = task_backends["mail"].check()
+                self.assertEqual(error.id, "durable_tasks.E007")
+                self.assertIn('TASKS["mail"]["OPTIONS"]["periodic"]["x"]: ', error.msg)
+                self.assertIn(text, error.msg)
 
     def test_E002_an_option_is_wrong(self) -> None:
         for options, key in (
@@ -115,8 +136,12 @@ class DatabaseCheckTests(TestCase):
 
     def test_E006_tables_are_missing(self) -> None:
         for tables, text in (
-            ([], "no table durable_tasks_job and no durable_tasks_worker."),
-            (["durable_tasks_job"], "no table durable_tasks_worker."),
+            (
+                [],
+                "no table durable_tasks_job and no durable_tasks_periodictask "
+                "and no durable_tasks_worker.",
+            ),
+            (["durable_tasks_job", "durable_tasks_periodictask"], "no table durable_tasks_worker."),
         ):
             with (
                 self.subTest(tables=tables),

@@ -1,5 +1,6 @@
 import uuid
 from dataclasses import FrozenInstanceError
+from datetime import timedelta
 from typing import Any
 from unittest import mock
 
@@ -7,6 +8,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Func
 from django.test import SimpleTestCase
 
+from durable_tasks import Periodic
 from durable_tasks.compat import EXPRESSION_IDS
 from durable_tasks.ids import uuid7
 from durable_tasks.options import parse_options
@@ -71,6 +73,49 @@ class OptionsTests(SimpleTestCase):
                     self.assert_refused(
                         {name: value}, f'{WHERE}["{name}"] must be ', f"not {value!r}."
                     )
+
+
+class PeriodicTests(SimpleTestCase):
+    def test_specs_are_made_into_periodic_tasks(self) -> None:
+        given = {"a.b": "30 3 * * 1-5", "c": Periodic(60, [1], task="a.b"), "d": timedelta(days=1)}
+        periodic = parse_options("default", {"periodic": given}).periodic
+        self.assertEqual(
+            dict(periodic),
+            {
+                "a.b": Periodic("30 3 * * 1-5"),
+                "c": Periodic(60, [1], task="a.b"),
+                "d": Periodic(timedelta(days=1)),
+            },
+        )
+
+    def test_what_is_wrong_is_named(self) -> None:
+        for given, text in (
+            ([], "must be a dictionary of names or task paths and when to run, not []."),
+            ({5: "1h"}, "has a key that is no text of 1 to 255 characters: 5."),
+            ({"": "1h"}, "has a key that is no text"),
+            ({"x" * 256: "1h"}, "has a key that is no text"),
+            ({"x": "61 * * * *"}, '["x"]: '),
+            ({"x": None}, '["x"]: '),
+            ({"x": Periodic("* * * * *", timezone="Mars/Base")}, '["x"]: '),
+        ):
+            with (
+                self.subTest(text),
+                self.assertRaises(ImproperlyConfigured) as caught,
+            ):
+                parse_options("default", {"periodic": given})
+            self.assertIn(f'{WHERE}["periodic"]', str(caught.exception))
+            self.assertIn(text, str(caught.exception))
+
+    def test_a_periodic_task_names_the_argument_that_is_wrong(self) -> None:
+        for changes, error, text in (
+            ({"catch_up": "some"}, ValueError, "catch_up must be one of"),
+            ({"overlap": True}, ValueError, "overlap must be one of"),
+            ({"args": "text"}, TypeError, "args must be a list"),
+            ({"args": 5}, TypeError, "args must be a list"),
+            ({"kwargs": [1]}, TypeError, "kwargs must be a dictionary"),
+        ):
+            with self.subTest(text), self.assertRaisesRegex(error, text):
+                Periodic("1h", **changes)
 
 
 class IdFunctionTests(SimpleTestCase):

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from random import Random
+
 from cronsim import CronSim
 from django.utils import timezone as tz
 

@@ -200,9 +200,11 @@ class OnceTests(TimetableTestCase):
 
     def test_a_job_that_can_not_be_enqueued_leaves_the_time_as_it_is(self):
         timetable = self.synced({ADD: "1h"})
-        with mock.patch.object(Timetable, "_enqueue", side_effect=OperationalError("gone")):
-            with self.assertRaises(OperationalError):
-                timetable.tick(at(hours=1))
+        with (
+            mock.patch.object(Timetable, "_enqueue", side_effect=OperationalError("gone")),
+            self.assertRaises(OperationalError),
+        ):
+            timetable.tick(at(hours=1))
         self.assertEqual(self.row().next_run_at, at(hours=1))
         self.assertEqual(timetable.tick(at(hours=1, seconds=5)).jobs, 1)
         self.assert_runs(60)

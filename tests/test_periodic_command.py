@@ -1,0 +1,76 @@
+from datetime import UTC, datetime
+from io import StringIO
+from unittest import mock
+
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django.test import TestCase, override_settings
+
+from durable_tasks import Periodic
+from durable_tasks.chores.schedule import Timetable
+from durable_tasks.models import PeriodicTask
+from durable_tasks.schedules import Schedule, ScheduleExhausted
+from tests.helpers import tasks_setting
+
+ADD = "tests.app.tasks.add"
+NOW = datetime(2026, 3, 28, 12, tzinfo=UTC)
+
+
+class Never(Schedule):
+    def next(self, after, until=None):
+        raise ScheduleExhausted("never")
+
+    def __str__(self):
+        return "never"
+
+
+@override_settings(USE_TZ=True, TIME_ZONE="UTC")
+class PeriodicTasksTests(TestCase):
+    def listed(self, *arguments, **periodic):
+        with (
+            override_settings(TASKS=tasks_setting(periodic=periodic)),
+            mock.patch("django.utils.timezone.now", return_value=NOW),
+        ):
+            out = StringIO()
+            call_command("periodic_tasks", *arguments, stdout=out, no_color=True)
+        return out.getvalue().splitlines()
+
+    def test_it_lists_each_with_its_next_times_in_its_own_zone(self):
+        self.assertEqual(
+            self.listed(
+                "--count=3",
+                nightly=Periodic("30 2 * * *", task=ADD, timezone="Europe/Berlin"),
+                often=Periodic("*/20 * * * *", task=ADD),
+            ),
+            [
+                f"nightly: {ADD}, 30 2 * * * Europe/Berlin, no worker has seen it yet",
+                # There is no 2:30 on the 29th: the clock goes from 2:00 to 3:00.
+                "  2026-03-29 03:00:00+02:00",
+                "  2026-03-30 02:30:00+02:00",
+                "  2026-03-31 02:30:00+02:00",
+                f"often: {ADD}, */20 * * * * UTC, no worker has seen it yet",
+                "  2026-03-28 12:20:00+00:00",
+                "  2026-03-28 12:40:00+00:00",
+                "  2026-03-28 13:00:00+00:00",
+            ],
+        )
+
+    def test_it_says_what_is_disabled_what_is_gone_and_what_has_ended(self):
+        entries = {"gone": Periodic("1h", task=ADD), "off": Periodic(Never(), task=ADD)}
+        Timetable("default", entries).sync(NOW)
+        PeriodicTask.objects.update(enabled=False)
+        self.assertEqual(
+            self.listed(off=entries["off"]),
+            [
+                f"off: {ADD}, never, disabled",
+                "  no further time",
+                "gone: not in these settings; the next worker to start removes it",
+            ],
+        )
+
+    def test_nothing_is_said_to_be_nothing(self):
+        self.assertEqual(self.listed(), ['TASKS["default"]["OPTIONS"]["periodic"] names none.'])
+
+    def test_what_can_not_run_is_an_error(self):
+        with self.assertRaisesMessage(CommandError, "x: The task 'no.where' can't be imported"):
+            self.listed(x=Periodic("1h", task="no.where"))
