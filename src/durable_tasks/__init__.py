@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         ResultTimeout,
         ResultTooLarge,
         Retry,
+        ScheduleExhausted,
         Snooze,
         TaskCancelled,
         TaskNotFound,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .results import DurableTaskResult
     from .retry import exponential, fixed, steps
     from .runner import Runner
+    from .schedules import Crontab, Duration, Every, Schedule
     from .tasks import DurableTask, task
 
 __version__ = "0.1.0"
@@ -35,16 +37,21 @@ __version__ = "0.1.0"
 _HOMES = {
     "Cancel": "exceptions",
     "CannotWait": "exceptions",
+    "Crontab": "schedules",
     "DatabaseBackend": "backend",
     "DurableTask": "tasks",
     "DurableTaskResult": "results",
     "DurableTasksError": "exceptions",
+    "Duration": "schedules",
+    "Every": "schedules",
     "NotSerializable": "exceptions",
     "RefusedByDatabase": "exceptions",
     "ResultTimeout": "exceptions",
     "ResultTooLarge": "exceptions",
     "Retry": "exceptions",
     "Runner": "runner",
+    "Schedule": "schedules",
+    "ScheduleExhausted": "exceptions",
     "Snooze": "exceptions",
     "TaskCancelled": "exceptions",
     "TaskNotFound": "exceptions",
@@ -60,16 +67,21 @@ _HOMES = {
 __all__ = [
     "Cancel",
     "CannotWait",
+    "Crontab",
     "DatabaseBackend",
     "DurableTask",
     "DurableTaskResult",
     "DurableTasksError",
+    "Duration",
+    "Every",
     "NotSerializable",
     "RefusedByDatabase",
     "ResultTimeout",
     "ResultTooLarge",
     "Retry",
     "Runner",
+    "Schedule",
+    "ScheduleExhausted",
     "Snooze",
     "TaskCancelled",
     "TaskNotFound",

@@ -47,6 +47,10 @@ class WorkerIdInUse(DurableTasksError):
     """A living worker already goes by this worker id."""
 
 
+class ScheduleExhausted(DurableTasksError):
+    """A schedule has no further time, or none before the limit that was given."""
+
+
 # What a task raises to say what becomes of its job ----------------------------------------------
 
 
