@@ -124,7 +124,7 @@ def _plain(time: Any) -> datetime:
     if not isinstance(time, datetime):
         raise TypeError(f"A schedule's times must be datetimes, not {time!r}.")
     if time.utcoffset() is None:
-        return time.replace(tzinfo=None, fold=0)
+        return time.replace(tzinfo=None)
     return time.astimezone(UTC)
 
 
@@ -357,7 +357,7 @@ class Crontab(_BuiltIn):
             return next(CronSim(self._spec, after), None)
         zone = self.timezone
         here = after.astimezone(zone)
-        wall = here.replace(tzinfo=None, fold=0)
+        wall = here.replace(tzinfo=None)
         first = None
         # What the clock shows again when it is set back soon may be next.
         for shown in CronSim(self._spec, wall - _set_back(here)):
@@ -443,13 +443,14 @@ def _resolved(spec: str, source: random.Random) -> list[str]:
 def _resolved_field(spec: str, place: int, text: str, source: random.Random) -> str:
     field = _FIELDS[place]
     alone = ["*"] * len(_FIELDS)
+    # For cronsim, "5-5/2" has no end.
+    plain = re.sub(r"\b(\w+)-\1/[1-9][0-9]*", r"\1", text)
+    if field.name == "weekday":  # as the end of a range, Sunday is the 7 and not the 0
+        plain = re.sub("(?<=[-~])SUN", "7", plain)
     try:
-        # As the end of a range, Sunday is the 7 and not the 0.
-        resolved = re.sub("(?<=[-~])SUN", "7", text) if field.name == "weekday" else text
-        items = (
-            _drawn(each, field, source) if "~" in each else each for each in resolved.split(",")
+        alone[place] = ",".join(
+            _drawn(item, field, source) if "~" in item else item for item in plain.split(",")
         )
-        alone[place] = ",".join(items)
         CronSim(" ".join(alone), _SOME_DAY)
     except (CronSimError, ValueError) as error:
         raise ValueError(
