@@ -6,10 +6,10 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.test import TestCase, override_settings
 
-from durable_tasks import Periodic
+from durable_tasks import Periodic, ScheduleExhausted
 from durable_tasks.chores.schedule import Timetable
 from durable_tasks.models import PeriodicTask
-from durable_tasks.schedules import Schedule, ScheduleExhausted
+from durable_tasks.schedules import Schedule
 from tests.helpers import tasks_setting
 
 ADD = "tests.app.tasks.add"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         ResultTimeout,
         ResultTooLarge,
         Retry,
+        ScheduleExhausted,
         Snooze,
         TaskCancelled,
         TaskNotFound,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .results import DurableTaskResult
     from .retry import exponential, fixed, steps
     from .runner import Runner
+    from .schedules import Crontab, Duration, Every, Schedule
     from .tasks import DurableTask, task
 
 __version__ = "0.1.0"
@@ -36,10 +38,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "Cancel": "exceptions",
     "CannotWait": "exceptions",
+    "Crontab": "schedules",
     "DatabaseBackend": "backend",
     "DurableTask": "tasks",
     "DurableTaskResult": "results",
     "DurableTasksError": "exceptions",
+    "Duration": "schedules",
+    "Every": "schedules",
     "NotSerializable": "exceptions",
     "Periodic": "periodic",
     "RefusedByDatabase": "exceptions",
@@ -47,6 +52,8 @@ _HOMES = {
     "ResultTooLarge": "exceptions",
     "Retry": "exceptions",
     "Runner": "runner",
+    "Schedule": "schedules",
+    "ScheduleExhausted": "exceptions",
     "Snooze": "exceptions",
     "TaskCancelled": "exceptions",
     "TaskNotFound": "exceptions",
@@ -62,10 +69,13 @@ _HOMES = {
 __all__ = [
     "Cancel",
     "CannotWait",
+    "Crontab",
     "DatabaseBackend",
     "DurableTask",
     "DurableTaskResult",
     "DurableTasksError",
+    "Duration",
+    "Every",
     "NotSerializable",
     "Periodic",
     "RefusedByDatabase",
@@ -73,6 +83,8 @@ __all__ = [
     "ResultTooLarge",
     "Retry",
     "Runner",
+    "Schedule",
+    "ScheduleExhausted",
     "Snooze",
     "TaskCancelled",
     "TaskNotFound",

@@ -8,13 +8,14 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from django.utils.timezone import is_naive, make_aware, make_naive
+from django.utils.timezone import get_default_timezone, is_naive, make_aware, make_naive, now
 
 from .compat import AnyTask
+from .exceptions import ScheduleExhausted
 from .models import MAX_PATH
 from .periodic import Periodic
 from .results import dumps, find_task
-from .schedules import Schedule, ScheduleExhausted
+from .schedules import Schedule
 
 # With catch_up="all": of so many missed times at most, the latest, each gets its run.
 MAX_CATCH_UP = 1000
@@ -65,48 +66,51 @@ def entry_of(backend_name: str, name: str, periodic: Periodic) -> Entry:
     task = find_task(periodic.task or name).using(**changes)
     # The seed is the same in each process: so is what is chosen for "~".
     entry = Entry(name, periodic, task, periodic.schedule(f"{backend_name}:{name}"))
-    entry.columns  # noqa: B018  (so that bad arguments are found now)
+    # So that bad arguments and bad times are found now.
+    entry.columns  # noqa: B018
+    next_time(entry.when, now())
     return entry
 
 
-# Times: schedules are asked with a time zone, rows are as the settings want them ---------------
+# Times ----------------------------------------------------------------------------------------
 
 
 def next_time(when: Schedule, after: datetime) -> datetime | None:
     """Return the first time after ``after``, naive if that is; None if there is none."""
     try:
-        if not is_naive(after):
+        here = get_default_timezone()
+        if not is_naive(after) or getattr(when, "timezone", here) == here:
             return when.next(after)
         # The second pass of an hour that comes twice can't be told from the first: left out.
-        times = map(make_naive, when.dates(make_aware(after)))
+        times = (make_naive(time, here) for time in when.dates(make_aware(after, here)))
         return next(time for time in times if time > after)
     except (ScheduleExhausted, StopIteration):
         return None
 
 
-def due_times(when: Schedule, first: datetime, now: datetime, catch_up: str) -> list[datetime]:
-    """Return the times from ``first``, which is one, up to ``now`` that are to have a run."""
+def due_times(when: Schedule, first: datetime, until: datetime, catch_up: str) -> list[datetime]:
+    """Return the times from ``first``, which is one, to ``until`` that are to have a run."""
     if catch_up == "all":
         times = deque([first], maxlen=MAX_CATCH_UP)
-        while (after := next_time(when, times[-1])) is not None and after <= now:
+        while (after := next_time(when, times[-1])) is not None and after <= until:
             times.append(after)
         return list(times)
-    last = _last_time(when, first, now)
-    if catch_up == "none" and last < now - MISSED_AFTER:
+    last = _last_time(when, first, until)
+    if catch_up == "none" and last < until - MISSED_AFTER:
         return []
     return [last]
 
 
-def _last_time(when: Schedule, first: datetime, now: datetime) -> datetime:
-    """Return the last time that is not after ``now``, by halves: there may have been millions."""
-    low, high = first, now
+def _last_time(when: Schedule, first: datetime, until: datetime) -> datetime:
+    """Return the last time that is not after ``until``, by halves: there may have been millions."""
+    low, high = first, until
     while high - low > timedelta(seconds=1):
         middle = low + (high - low) / 2
         after = next_time(when, middle)
-        if after is None or after > now:
+        if after is None or after > until:
             high = middle
         else:
             low = after
-    while (after := next_time(when, low)) is not None and after <= now:
+    while (after := next_time(when, low)) is not None and after <= until:
         low = after
     return low

@@ -1,17 +1,18 @@
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from unittest import mock
 
 from django.conf import settings
 from django.db import OperationalError, connections
-from django.test import SimpleTestCase, TransactionTestCase
+from django.test import SimpleTestCase, TransactionTestCase, override_settings
 from django.utils.timezone import is_naive, make_aware, make_naive
 
-from durable_tasks import Periodic
+from durable_tasks import Periodic, ScheduleExhausted
 from durable_tasks.chores.schedule import ABANDONED_AFTER, TROUBLE_PAUSE, Timetable
 from durable_tasks.models import Job, PeriodicTask
-from durable_tasks.schedules import Every, Schedule, ScheduleExhausted
-from durable_tasks.timetable import MAX_CATCH_UP, due_times, next_time
+from durable_tasks.schedules import Crontab, Every, Schedule
+from durable_tasks.timetable import MAX_CATCH_UP, due_times, entry_of, next_time
 
 ADD = "tests.app.tasks.add"
 # Before now, so that jobs are due; on the hour.
@@ -42,7 +43,7 @@ class Once(Schedule):
     """A schedule of one's own: an hour after T0, and never again."""
 
     def next(self, after, until=None):
-        time = T0 + timedelta(hours=1)
+        time = at(hours=1)
         if after >= time:
             raise ScheduleExhausted("It was only once.")
         return time
@@ -363,13 +364,36 @@ class SyncTests(TimetableTestCase):
 
 
 class NaiveTimeTests(SimpleTestCase):
+    @override_settings(USE_TZ=False, TIME_ZONE="Europe/Berlin")
     def test_times_without_a_zone_never_go_back(self):
-        berlin = "Europe/Berlin"
-        with self.settings(USE_TZ=False, TIME_ZONE=berlin):
+        for when in (Every(1800), Crontab("*/30 * * * *", timezone="America/New_York")):
             times = [datetime(2026, 10, 25, 1, 30)]
             while len(times) < 5:
-                times.append(next_time(Every(1800), times[-1]))
-        # 2:00 and 2:30 come twice in Berlin that day; the second pass can't be told from the first.
+                times.append(next_time(when, times[-1]))
+            # 2:00 and 2:30 come twice in Berlin that day; the second pass looks like the first.
+            shown = [f"{time:%H:%M}" for time in times]
+            self.assertEqual(shown, ["01:30", "02:00", "02:30", "03:00", "03:30"])
+
+    @override_settings(USE_TZ=False, TIME_ZONE="Europe/Berlin")
+    def test_a_zone_of_its_own_counts(self):
+        when = Crontab("0 12 * * *", timezone="Asia/Tokyo")
+        self.assertEqual(next_time(when, datetime(2026, 3, 1)), datetime(2026, 3, 1, 4))
+
+
+class SameEverywhereTests(SimpleTestCase):
+    def test_what_is_random_is_the_same_in_each_process(self):
+        for spec in ("~ ~ * * *", Crontab("~ ~ * * *"), Periodic(Crontab("~ ~ * * *"))):
+            specs = {
+                entry_of("default", name, replace(Periodic.of(spec), task=ADD)).columns["spec"]
+                for name in ("a", "a", "b")
+            }
+            self.assertEqual(len(specs), 2)
+        chosen = Crontab("~ ~ * * *", seed=5)
         self.assertEqual(
-            [f"{time:%H:%M}" for time in times], ["01:30", "02:00", "02:30", "03:00", "03:30"]
+            entry_of("default", "a", Periodic(chosen, task=ADD)).columns["spec"], str(chosen)
         )
+
+    def test_a_schedule_that_can_not_be_asked_is_refused(self):
+        start = datetime(2026, 1, 1, tzinfo=None if settings.USE_TZ else UTC)
+        with self.assertRaisesMessage(TypeError, "must both have a time zone, or both none"):
+            entry_of("default", ADD, Periodic(Every("1h", start=start)))

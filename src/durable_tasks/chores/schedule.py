@@ -103,6 +103,7 @@ class Timetable:
         rows = list(self.rows().exclude(next_run_at=None))
         random.shuffle(rows)  # so that workers that wake together do not meet at each row
         for row in rows:
+            assert row.next_run_at is not None
             entry = self.entries.get(row.name)
             if entry is None:
                 continue
@@ -111,9 +112,7 @@ class Timetable:
                     self._redefine(entry, row, now)
                 continue
             due = max(row.next_run_at, self._paused.get(row.name, row.next_run_at))
-            if due <= now:
-                due = self._fire(entry, row, now, report)
-            report.look_at(due)
+            report.look_at(self._fire(entry, row, now, report) if due <= now else due)
         return report
 
     def _fire(

@@ -88,6 +88,9 @@ class Scheduler:
                         extra=extra,
                     )
                     self._failing = True
+            except Exception:  # of the project's schedules: what others have to do goes on
+                pause = self._look_every
+                logger.exception("Periodic tasks can't be fired.", extra=extra)
             tidy_connections()
             self._wake.wait(pause)
         connections.close_all()
