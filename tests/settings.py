@@ -7,6 +7,7 @@ such as a real worker, at the databases of the test that started it;
 `DURABLE_TASKS_TEST_DIRECT_URL` adds a second way to its first one, as the alias `direct`.
 `DURABLE_TASKS_TEST_DATABASE` (JSON) gives it other settings for it, such as CONN_MAX_AGE.
 `DURABLE_TASKS_TEST_GRACE` is how many seconds its tasks have to end once they are interrupted.
+`DURABLE_TASKS_TEST_PRUNE` is how many seconds it lets pass between two looks for jobs to delete.
 `DURABLE_TASKS_TEST_OPTIONS` (JSON) and `DURABLE_TASKS_TEST_ROUTERS` (commas) give it that test's
 OPTIONS and DATABASE_ROUTERS.
 """

@@ -76,6 +76,7 @@ class BackendCheckTests(TestCase):
             ({"worker_timeout": "x"}, "worker_timeout"),
             ({"nonsense": 1}, "nonsense"),
             ({"id_function": "no.where"}, "id_function"),
+            ({"retain": {"a.b": "1x"}}, 'retain"]["a.b'),
         ):
             with self.subTest(key):
                 self.assert_error(
@@ -84,6 +85,17 @@ class BackendCheckTests(TestCase):
                     "table of options",
                     **options,
                 )
+
+    def test_W002_a_rule_is_for_a_task_that_is_not_there(self) -> None:
+        rules = {"*": "7d", "tests.app.tasks.add": 0, "tests.app.tasks.moved": "1d"}
+        for name in ("retain", "retain_failed"):
+            with self.subTest(name):
+                [warning] = self.check(**{name: rules})
+                self.assertEqual(warning.id, "durable_tasks.W002")
+                self.assertFalse(warning.is_serious())
+                self.assertIn(f'TASKS["mail"]["OPTIONS"]["{name}"] names no task', warning.msg)
+                self.assertIn("tests.app.tasks.moved", warning.msg)
+        self.assertEqual(self.check(retain="7d"), [])
 
     @override_settings(DATABASE_ROUTERS=["tests.test_checks.ToNowhere"])
     def test_E003_the_router_names_no_database(self) -> None:

@@ -63,6 +63,8 @@ class OptionsTests(SimpleTestCase):
             "max_attempts": [0, "3", None, 1.5, True],
             "backoff": [3, None, ""],
             "timeout": [0, "30", -1, nan, True],
+            "retain": ["", "x", "1d7w", "7 d", "-1d", -1, nan, inf, True, b"7d", [7], "6000w"],
+            "retain_failed": ["x", -1, {7}],
             "worker_timeout": ["30", None, True, 0, 0.9, -1, nan, inf, -inf, [30]],
             "max_result_size": ["1", None, True, 0, -1, 1.0, inf],
             "id_function": ["", None, 42, b"uuid.uuid4", ["uuid.uuid4"]],
@@ -73,6 +75,15 @@ class OptionsTests(SimpleTestCase):
                     self.assert_refused(
                         {name: value}, f'{WHERE}["{name}"] must be ', f"not {value!r}."
                     )
+
+    def test_a_wrong_time_of_one_task_is_refused_by_its_path(self) -> None:
+        for name in ("retain", "retain_failed"):
+            self.assert_refused(
+                {name: {"a.b": "1d", "c.d": "never"}},
+                f'{WHERE}["{name}"]["c.d"] must be a time up to 100 years, such as "7d"',
+                "not 'never'.",
+            )
+            self.assert_refused({name: {7: "1d"}}, f'{WHERE}["{name}"] must have the paths of')
 
 
 class PeriodicTests(SimpleTestCase):

@@ -27,7 +27,8 @@ from .compat import (
 from .exceptions import CannotWait, NotSerializable
 from .ids import checked_id
 from .options import Options, parse_options
-from .results import DurableTaskResult, dumps, make_result, to_result
+from .results import DurableTaskResult, dumps, find_task, make_result, to_result
+from .retention import Retention
 from .signals import announce, is_heard
 from .statuses import ENDED
 from .tasks import DurableTask
@@ -60,6 +61,11 @@ class DatabaseBackend(BaseTaskBackend):
     def durable_options(self) -> Options:
         """The parsed ``OPTIONS``. Raises ``ImproperlyConfigured`` that names the key at fault."""
         return parse_options(self.alias, self.options)
+
+    @cached_property
+    def retention(self) -> Retention:
+        """How long ended jobs stay. Raises as ``durable_options``."""
+        return Retention(self.alias, self.durable_options, find_task)
 
     @cached_property
     def _validated(self) -> set[Hashable]:

@@ -9,6 +9,9 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections, router
 
+from .exceptions import TaskNotFound
+from .retention import REST, retain_by_path
+
 if TYPE_CHECKING:
     from .backend import DatabaseBackend
 
@@ -35,6 +38,27 @@ def _check_options(backend: "DatabaseBackend") -> Iterator[CheckMessage]:
             hint="The README of django-durable-tasks has the table of options.",
             id="durable_tasks.E002",
         )
+        return
+    yield from _check_retention(backend)
+
+
+def _check_retention(backend: "DatabaseBackend") -> Iterator[CheckMessage]:
+    from .results import find_task
+
+    options = backend.durable_options
+    for name in ("retain", "retain_failed"):
+        for path in retain_by_path(getattr(options, name), name):
+            if path == REST:
+                continue
+            try:
+                find_task(path)
+            except TaskNotFound as error:
+                yield Warning(
+                    f'{options.where}["{name}"] names no task: {error}',
+                    hint="Correct the path. If the task is gone for good, and its jobs are, too, "
+                    "remove it.",
+                    id="durable_tasks.W002",
+                )
 
 
 def _check_periodic(backend: "DatabaseBackend") -> Iterator[CheckMessage]:

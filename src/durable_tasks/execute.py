@@ -16,6 +16,7 @@ from .compat import AnyTask, TaskContext, TaskResultStatus
 from .exceptions import Cancel, ResultTooLarge, Snooze, TaskCancelled, TaskNotFound
 from .options import Options
 from .results import DurableTaskResult, as_enqueued, dumps, find_task, make_result, shown_as
+from .retention import Retention
 from .retry import Policy, seconds_of
 from .statuses import JobStatus
 from .store import Claim, Finish, store_for
@@ -94,6 +95,7 @@ class Executor:
     ``backend_name``: the alias whose jobs these are. ``worker_id``: written into errors.
     ``now``: returns the time to write. ``options``: the backend's. ``database``: the alias of the
     jobs' database. ``on_start``: called in the thread that runs the task, just before.
+    ``retention``: how long the jobs stay that end in their task's transaction; None: for ever.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Executor:
         options: Options,
         database: str,
         on_start: Callable[[Claim, datetime], None],
+        retention: Retention | None = None,
     ) -> None:
         self.backend_name = backend_name
         self.worker_id = worker_id
@@ -112,6 +115,7 @@ class Executor:
         self.options = options
         self.database = database
         self.on_start = on_start
+        self.retention = retention
         self._policy = Policy(options.max_attempts, options.make_delay)
         self._resolved: dict[str, Resolved] = {}
 
@@ -214,7 +218,7 @@ class Executor:
                 # The first to hear of the commit: what the task has registered may raise.
                 transaction.on_commit(partial(committed.append, True), using=self.database)
                 finish = self._succeeded(claim, call(), started_at).in_transaction()
-                store = store_for(connections[self.database])
+                store = store_for(connections[self.database], retention=self.retention)
                 if not store.complete(finish, finish.finished_at or started_at):
                     raise _NotOurs
         except _NotOurs:

@@ -15,6 +15,7 @@ from django.utils.module_loading import import_string
 from .compat import EXPRESSION_IDS
 from .ids import uuid7
 from .periodic import Periodic
+from .retention import UNSET, retain_by_path
 from .retry import Backoff, exponential, seconds_of
 
 DEFAULT_BACKOFF = exponential()
@@ -32,6 +33,8 @@ class Options:
     ``worker_timeout``: seconds after which a worker that was not seen counts as lost.
     ``max_lost``: a job whose workers were lost so often while it ran fails.
     ``max_attempts``, ``backoff``, ``timeout``: of tasks that say nothing else.
+    ``retain``, ``retain_failed``: how long jobs stay once they have ended, and those that FAILED or
+    were CANCELLED: a time, None for ever, or a mapping of task paths to these.
     ``max_result_size``: bytes of JSON that a return value may take.
     ``prefetch``: jobs that a worker claims beyond its free slots, or ``"auto"``: as many as it will
     need within about 0.15 seconds.
@@ -47,6 +50,8 @@ class Options:
     max_attempts: int = 1
     backoff: Backoff | str = DEFAULT_BACKOFF
     timeout: float | timedelta | None = None
+    retain: Any = None
+    retain_failed: Any = UNSET
     max_result_size: int = 4 * 1024 * 1024
     prefetch: int | Literal["auto"] = "auto"
     notify: bool = True
@@ -137,6 +142,13 @@ def _time_limit(name: str, value: Any) -> None:
         raise ImproperlyConfigured(f"{name} must be above 0 seconds, or None, not {value!r}.")
 
 
+def _retain(name: str, value: Any) -> None:
+    try:
+        retain_by_path(value, name)
+    except ValueError as error:
+        raise ImproperlyConfigured(str(error)) from error
+
+
 def _above_zero(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ImproperlyConfigured(f"{name} must be a whole number above 0, not {value!r}.")
@@ -180,6 +192,8 @@ _RULES: dict[str, Callable[[str, Any], None]] = {
     "max_attempts": _above_zero,
     "backoff": _callable,
     "timeout": _time_limit,
+    "retain": _retain,
+    "retain_failed": _retain,
     "max_result_size": _above_zero,
     "prefetch": _prefetch,
     "notify": _flag,

@@ -20,6 +20,7 @@ from .compat import (
     normalize_json,
     task_backends,
 )
+from .retention import UNSET, MaybeRetain, Retain, retain_of
 from .retry import Backoff, seconds_of
 
 OnWorkerLost = Literal["retry", "fail"]
@@ -37,6 +38,9 @@ class DurableTask(Task):  # type: ignore[type-arg]
     ``retry_on``: only these exceptions are worth another run; empty: any ``Exception``.
     ``give_up_on``: these are not.
     ``timeout``: seconds (or a ``timedelta``) that a run may take; None: ``OPTIONS["timeout"]``.
+    ``retain``, ``retain_failed``: how long its jobs stay once they have ended, and those of them
+    that FAILED or were CANCELLED: a ``timedelta``, seconds, a text such as "7d", or None for ever;
+    without them, the options of these names hold.
     ``atomic``: what the task writes to the jobs' database and its completion commit together.
     """
 
@@ -46,6 +50,8 @@ class DurableTask(Task):  # type: ignore[type-arg]
     retry_on: tuple[type[BaseException], ...] = ()
     give_up_on: tuple[type[BaseException], ...] = ()
     timeout: float | timedelta | None = None
+    retain: MaybeRetain = UNSET
+    retain_failed: MaybeRetain = UNSET
     atomic: bool = False
 
     def __post_init__(self) -> None:
@@ -74,6 +80,12 @@ class DurableTask(Task):  # type: ignore[type-arg]
                     raise ValueError("timeout must be above 0.")
             except (TypeError, ValueError) as error:
                 raise InvalidTask(str(error)) from error
+        for name in ("retain", "retain_failed"):
+            if (given := getattr(self, name)) is not UNSET:
+                try:
+                    retain_of(given, name)
+                except ValueError as error:
+                    raise InvalidTask(str(error)) from error
         if self.atomic and iscoroutinefunction(self.func):
             raise InvalidTask(
                 "atomic=True is for sync tasks: Django's transactions do not work in coroutines."
@@ -139,6 +151,8 @@ def task(
     retry_on: type[BaseException] | tuple[type[BaseException], ...] = ...,
     give_up_on: type[BaseException] | tuple[type[BaseException], ...] = ...,
     timeout: float | timedelta | None = ...,
+    retain: Retain = ...,
+    retain_failed: Retain = ...,
     atomic: bool = ...,
 ) -> Callable[[Callable[..., Any]], DurableTask]: ...
 def task(

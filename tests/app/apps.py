@@ -13,3 +13,7 @@ class TestsAppConfig(AppConfig):
             from durable_tasks.worker import interrupts
 
             interrupts.GRACE = float(grace)
+        if every := os.environ.get("DURABLE_TASKS_TEST_PRUNE"):
+            from durable_tasks.chores import prune
+
+            prune.EVERY = float(every)

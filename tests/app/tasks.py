@@ -231,6 +231,27 @@ def at_once(exception, task_result):
     return 0
 
 
+# Retention
+
+
+@task(retain="1d", retain_failed="2d")
+def retained(then=""):
+    if then == "fail":
+        raise ValueError("as asked")
+    if then == "cancel":
+        raise Cancel("as asked")
+
+
+@task(retain=None)
+def kept():
+    pass
+
+
+@task(atomic=True, retain="1d")
+def atomic_retained():
+    pass
+
+
 # The context
 
 

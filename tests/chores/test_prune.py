@@ -1,8 +1,11 @@
 from datetime import timedelta
+from unittest import mock
 
+from django.db import OperationalError
 from django.utils import timezone
 
-from durable_tasks.chores.prune import prune
+from durable_tasks.chores import prune as prune_module
+from durable_tasks.chores.prune import Pruned, Pruning, prune
 from durable_tasks.models import Job
 from tests.store.jobs import StoreTestCase, make_jobs
 
@@ -23,3 +26,64 @@ class PruneTests(StoreTestCase):
         )
         self.assertEqual(batches, [5000, 1])
         self.assertEqual(Job.objects.get(), young)
+
+
+class PruningTests(StoreTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.pruning = Pruning()
+        self.now = timezone.now()
+
+    def make_due(self, count: int) -> None:
+        make_jobs(
+            count,
+            status="SUCCESSFUL",
+            delete_after=lambda n: self.now - timedelta(seconds=n),
+        )
+
+    def tick(self) -> Pruned:
+        return self.pruning.tick(self.store, self.now)
+
+    def test_what_is_due_goes_in_batches_that_grow_while_they_are_quick(self) -> None:
+        self.make_due(500)
+        with mock.patch.object(self.store, "prune_for", 3600):
+            reports = [self.tick() for _ in range(5)]
+        self.assertEqual([report.jobs for report in reports], [50, 100, 200, 150, 0])
+        # While there is more it goes on soon.
+        for report in reports[:3]:
+            self.assertLess(report.pause, prune_module.EVERY / 2)
+        for report in reports[3:]:
+            self.assertGreaterEqual(report.pause, prune_module.EVERY / 2)
+
+    def test_batches_that_take_long_become_smaller(self) -> None:
+        self.make_due(400)
+        with mock.patch.object(self.store, "prune_for", 3600):
+            self.tick()
+        with mock.patch.object(self.store, "prune_for", -1):
+            self.assertEqual([self.tick().jobs for _ in range(3)], [100, 50, 50])
+
+    def test_a_batch_begins_where_the_last_one_ended_and_the_next_look_anew(self) -> None:
+        self.make_due(149)
+        self.tick()
+        make_jobs(status="FAILED", delete_after=self.now - timedelta(days=1))
+        self.assertEqual([self.tick().jobs for _ in range(3)], [99, 1, 0])
+
+    def test_a_conflict_is_tried_again_soon_and_then_less_often(self) -> None:
+        self.make_due(51)
+        self.assertEqual(self.tick().jobs, 50)
+        conflict = OperationalError("busy")
+        with (
+            mock.patch.object(self.store, "prune_due", side_effect=conflict),
+            mock.patch.object(self.store, "is_busy", return_value=True),
+        ):
+            pauses = [self.tick().pause for _ in range(20)]
+        self.assertLess(max(pauses), 2)
+        self.assertLess(pauses[0], pauses[-1])
+        self.assertEqual(self.tick().jobs, 1)
+
+    def test_another_fault_is_an_error(self) -> None:
+        with (
+            mock.patch.object(self.store, "prune_due", side_effect=OperationalError("gone")),
+            self.assertRaises(OperationalError),
+        ):
+            self.tick()

@@ -22,7 +22,9 @@ from django.utils import timezone
 
 from durable_tasks.exceptions import RefusedByDatabase
 from durable_tasks.models import Job
-from durable_tasks.results import dumps
+from durable_tasks.options import Options
+from durable_tasks.results import dumps, find_task
+from durable_tasks.retention import Retention, Rule
 from durable_tasks.statuses import ENDED, JobStatus
 from durable_tasks.store import Claim, Finish, NewJob, Queues, store_for
 from durable_tasks.store.base import INSERT_CHUNK
@@ -338,6 +340,7 @@ class ExchangeContract(StoreTestCase):
                     "lease": 2,
                     "attempts": 7,
                     "lost": 3,
+                    "delete_after": then,
                 }
                 finish = Finish(job.id, 1, writes, "CANCELLED", **values)
                 self.assertEqual(self.finish(finish), {job.id})
@@ -631,6 +634,164 @@ class PruneContract(StoreTestCase):
         self.assertEqual(Job.objects.get(), newest)
 
 
+DAY = timedelta(days=1)
+
+
+class RetentionContract(StoreTestCase):
+    """Jobs that end are told when they are to be deleted."""
+
+    def retain(self, backend_name: str = "default", **options: Any) -> None:
+        self.store.retention = Retention(backend_name, Options(**options), find_task)
+
+    def stays(self, id: UUID) -> timedelta | None:
+        """Return how long a job stays after its end."""
+        row = state(id)
+        return row["delete_after"] and row["delete_after"] - row["finished_at"]
+
+    def test_every_ending_sets_it_and_nothing_else_does(self) -> None:
+        self.retain(retain=DAY, retain_failed=2 * DAY)
+        expected = {"SUCCESSFUL": DAY, "FAILED": 2 * DAY, "CANCELLED": 2 * DAY}
+        for kind, finish_of in KINDS.items():
+            for cancelled in (False, True):
+                with self.subTest(kind, cancelled=cancelled):
+                    [job] = make_jobs()
+                    [claim] = self.claim()
+                    if cancelled:
+                        Job.objects.update(cancel_requested_at=timezone.now())
+                    self.assertEqual(self.finish(finish_of(claim)), {job.id})
+                    row = state(job.id)
+                    self.assertEqual(row["status"] in ENDED, row["finished_at"] is not None)
+                    self.assertEqual(self.stays(job.id), expected.get(row["status"]))
+                    Job.objects.all().delete()
+
+    def test_endings_that_differ_go_in_one_batch(self) -> None:
+        paths = ["tests.app.tasks.retained", "tests.app.tasks.kept", "tests.app.tasks.add", "a.b"]
+        self.retain(retain={"tests.app.tasks.kept": DAY, "a.b": 7 * DAY, "*": 0})
+        jobs = make_jobs(80, task_path=lambda n: paths[n // 2 % 4])
+        by_id = {claim.id: claim for claim in self.claim()}
+        finishes = [(failed if n % 2 else succeeded)(by_id[job.id]) for n, job in enumerate(jobs)]
+        self.assertEqual(len(self.finish(*finishes)), 80)
+        expected = [DAY, 2 * DAY, None, None, timedelta(), timedelta(), 7 * DAY, 7 * DAY] * 10
+        self.assertEqual([self.stays(job.id) for job in jobs], expected)
+
+    def test_a_refused_ending_stays_as_a_failed_one(self) -> None:
+        self.retain(retain=DAY, retain_failed=2 * DAY)
+        make_jobs(3)
+        finishes = [succeeded(claim) for claim in self.claim()]
+        finishes[1].return_value = "{no JSON"
+        self.finish(*finishes)
+        self.assertEqual([self.stays(each.id) for each in finishes], [DAY, 2 * DAY, DAY])
+        self.retain(retain=DAY, retain_failed=None)
+        make_jobs()
+        [claim] = self.claim()
+        finish = succeeded(claim)
+        finish.return_value = "{no JSON"
+        self.finish(finish)
+        self.assertIsNone(self.stays(finish.id))
+
+    def test_a_completion_in_the_callers_transaction_sets_it(self) -> None:
+        self.retain(retain=DAY)
+        [job] = make_jobs()
+        [claim] = self.claim()
+        store = store_for(connection, retention=self.store.retention)
+        with transaction.atomic():
+            finish = succeeded(claim).in_transaction()
+            self.assertTrue(store.complete(finish, timezone.now()))
+        self.assertEqual(self.stays(job.id), DAY)
+
+    def test_a_cancel_by_hand_sets_it_of_what_waits(self) -> None:
+        waiting, running = make_jobs()[0], make_running()[0]
+        store = store_for(connection)
+        asked = []
+
+        def rule_of(job: LockedJob) -> Rule:
+            asked.append((job.id, job.task_path))
+            return Rule(None, DAY)
+
+        with transaction.atomic():
+            store.cancel(store.lock([waiting.id, running.id]), timezone.now(), rule_of)
+        self.assertEqual(asked, [(waiting.id, waiting.task_path)])
+        self.assertEqual((self.stays(waiting.id), self.stays(running.id)), (DAY, None))
+
+    def test_without_a_rule_nothing_is_set(self) -> None:
+        for retention in (None, Options(), Options(retain={"x.y": 0}, retain_failed={"x.y": 0})):
+            if retention is None:
+                self.store.retention = None
+            else:
+                self.retain(retain=retention.retain, retain_failed=retention.retain_failed)
+            make_jobs(2)
+            one, two = self.claim()
+            self.finish(succeeded(one), failed(two))
+        self.assertFalse(Job.objects.exclude(delete_after=None).exists())
+
+    def test_a_rescued_job_of_another_backend_stays(self) -> None:
+        for backend_name, expected in (("default", DAY), ("other", None)):
+            with self.subTest(backend_name):
+                self.retain(backend_name, retain=DAY)
+                [job] = make_running()
+                [claim] = self.store.held_by("w")
+                self.finish(rescued(claim, again=False))
+                self.assertEqual(self.stays(job.id), expected)
+
+
+class PruneDueContract(StoreTestCase):
+    def prune_due(self, limit: int = 100, **options: Any) -> int:
+        return self.store.prune_due(CUTOFF, limit, **options)[0]
+
+    def test_ended_jobs_that_are_due_go_and_all_others_stay(self) -> None:
+        times = {"due": OLD, "now": CUTOFF, "soon": CUTOFF + timedelta(microseconds=1)}
+        for name, time_ in (*times.items(), ("never", None)):
+            make_jobs(6, status=lambda n: STATUSES[n], delete_after=time_, task_path=name)
+        make_jobs(task_path="due", status="FAILED", delete_after=OLD, backend_name="other")
+        self.assertEqual(self.prune_due(), 7)
+        self.assertEqual(self.prune_due(), 0)
+        left: dict[str, set[str]] = {}
+        for path, status in Job.objects.values_list("task_path", "status"):
+            left.setdefault(path, set()).add(status)
+        unended = set(STATUSES) - set(ENDED)
+        self.assertEqual(
+            left,
+            {"due": unended, "now": unended, "soon": set(STATUSES), "never": set(STATUSES)},
+        )
+
+    def test_the_longest_due_go_first_and_it_goes_on_where_it_was(self) -> None:
+        jobs = make_jobs(
+            9, status="SUCCESSFUL", delete_after=lambda n: OLD - timedelta(seconds=(n * 4) % 9)
+        )
+        by_age = sorted(jobs, key=lambda job: job.delete_after or OLD)
+        self.assertEqual(self.store.prune_due(CUTOFF, 4), (4, by_age[3].delete_after))
+        self.assertEqual(self.left_ids(), {job.id for job in by_age[4:]})
+        since = by_age[6].delete_after
+        self.assertEqual(self.store.prune_due(CUTOFF, 2, since=since), (2, by_age[7].delete_after))
+        self.assertEqual(self.left_ids(), {job.id for job in (*by_age[4:6], by_age[8])})
+        self.assertEqual(self.store.prune_due(CUTOFF, 9), (3, by_age[8].delete_after))
+        self.assertEqual(self.store.prune_due(CUTOFF, 9), (0, None))
+
+    def left_ids(self) -> set[UUID]:
+        return set(Job.objects.values_list("id", flat=True))
+
+    def test_a_retry_by_hand_saves_a_job(self) -> None:
+        [job] = make_jobs(status="FAILED", delete_after=OLD)
+        store = store_for(connection)
+        with transaction.atomic():
+            store.retry(store.lock([job.id]), timezone.now())
+        self.assertEqual(self.prune_due(), 0)
+        self.assertEqual(self.left_ids(), {job.id})
+
+    def test_nothing_is_written_while_nothing_is_due(self) -> None:
+        make_jobs(3, status="SUCCESSFUL", delete_after=CUTOFF + DAY)
+        with mock.patch.object(type(self.store), "_prune_due") as deletes:
+            self.assertEqual(self.prune_due(), 0)
+        deletes.assert_not_called()
+
+    def test_it_is_undone_with_the_callers_transaction(self) -> None:
+        make_jobs(3, status="SUCCESSFUL", delete_after=OLD)
+        with transaction.atomic():
+            self.assertEqual(store_for(connection).prune_due(CUTOFF, 9)[0], 3)
+            transaction.set_rollback(True)
+        self.assertEqual(Job.objects.count(), 3)
+
+
 class HoldContract(StoreTestCase):
     def make_mine(self) -> list[Job]:
         """Insert five jobs that "me" runs, and others; return the five."""
@@ -902,6 +1063,8 @@ class StoreContract(
     FaultContract,
     PromoteContract,
     PruneContract,
+    RetentionContract,
+    PruneDueContract,
     HoldContract,
     CancelContract,
     ClockContract,
@@ -1077,6 +1240,12 @@ class ParallelContract(StoreTestCase):
         jobs = make_jobs(3, status="FAILED", finished_at=now - timedelta(hours=1))
         self.lock(jobs[1].id)
         self.assertEqual(self.store.prune(["FAILED"], now, backend_name="default"), 2)
+        self.assertEqual(Job.objects.get().id, jobs[1].id)
+
+    def test_a_prune_of_what_is_due_passes_over_locked_jobs(self) -> None:
+        jobs = make_jobs(3, status="FAILED", delete_after=OLD)
+        self.lock(jobs[1].id)
+        self.assertEqual(self.store.prune_due(CUTOFF, 9)[0], 2)
         self.assertEqual(Job.objects.get().id, jobs[1].id)
 
     def test_by_hand_only_the_jobs_themselves_are_locked(self) -> None:

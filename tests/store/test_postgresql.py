@@ -12,6 +12,7 @@ from django.contrib.postgres.functions import RandomUUID
 from django.db import IntegrityError, OperationalError, connection, connections, transaction
 from django.test import TransactionTestCase, override_settings
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from durable_tasks.compat import EXPRESSION_IDS
 from durable_tasks.models import Job
@@ -119,6 +120,19 @@ class ConflictTests(StoreTestCase):
                     break
         self.assertTrue(conflict.is_set())
         self.assertEqual(Job.objects.successful().count(), 2)
+
+
+class PruneDueTests(StoreTestCase):
+    def test_it_does_not_wait_for_who_has_locked_the_table(self) -> None:
+        now = timezone.now()
+        make_jobs(status="FAILED", delete_after=now)
+        other = self.open_store()
+        with other._transaction():  # as a migration that makes an index
+            other.changed(f"LOCK TABLE {Job._meta.db_table} IN SHARE MODE")
+            self.store.changed("SET lock_timeout = '20s'")
+            with self.assertRaisesMessage(OperationalError, "could not obtain lock on relation"):
+                self.store.prune_due(now, 9)
+        self.assertEqual(self.store.prune_due(now, 9)[0], 1)
 
 
 class OwnConnectionTests(StoreTestCase):

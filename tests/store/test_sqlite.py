@@ -84,6 +84,22 @@ class WriteLockTests(StoreTestCase):
         holder.execute("ROLLBACK")
         self.assertEqual(self.finish(succeeded(claim)), {job.id})
 
+    def test_looking_for_jobs_to_delete_takes_no_write_lock(self) -> None:
+        now = timezone.now()
+        self.hold_the_write_lock()
+        self.assertEqual(self.store.prune_due(now, 9), (0, None))
+
+    def test_pruning_what_is_due_does_not_wait_for_the_lock(self) -> None:
+        now = timezone.now()
+        make_jobs(status="FAILED", delete_after=now)
+        holder = self.hold_the_write_lock()
+        self.store.retry_for = 3600  # type: ignore[misc]
+        with self.assertRaises(OperationalError) as caught:
+            self.store.prune_due(now, 9)
+        self.assertTrue(self.store.is_busy(caught.exception))
+        holder.execute("ROLLBACK")
+        self.assertEqual(self.store.prune_due(now, 9)[0], 1)
+
     def test_looking_for_due_jobs_takes_no_write_lock(self) -> None:
         make_jobs(status="SCHEDULED", run_at=timezone.now() + timedelta(hours=1))
         self.hold_the_write_lock()

@@ -10,7 +10,11 @@ from django.db import OperationalError, router
 from django.test import SimpleTestCase
 from django.utils import timezone
 
+from durable_tasks.chores import prune
 from durable_tasks.models import Job, Worker
+from durable_tasks.options import Options
+from durable_tasks.results import find_task
+from durable_tasks.retention import Retention
 from durable_tasks.store import Queues, own_connection, store_for
 from durable_tasks.store.registry import Registry, WorkerRow
 from durable_tasks.worker.clock import Clock
@@ -21,7 +25,7 @@ from ..app import tasks
 from ..helpers import WorkerTestCase, eventually
 
 
-def new_heartbeat(timeout=10.0, on_rescued=lambda finishes: None):
+def new_heartbeat(timeout=10.0, on_rescued=lambda finishes: None, prunes=False):
     return Heartbeat(
         router.db_for_write(Job),
         worker_id="w",
@@ -29,6 +33,8 @@ def new_heartbeat(timeout=10.0, on_rescued=lambda finishes: None):
         clock=Clock(),
         timeout=timeout,
         max_lost=3,
+        retention=Retention("default", Options(), find_task),
+        prunes=prunes,
         on_rescued=on_rescued,
         listens=False,
         on_ring=lambda: None,
@@ -155,6 +161,18 @@ class BeatTests(WorkerTestCase):
             set(Worker.objects.values_list("id", flat=True)), {"alive", "foreign", "w"}
         )
         self.assertIn("Rescued 4 jobs of lost workers: 3 will run again, 1 ended.", logs.output[-1])
+
+    def test_it_beats_while_there_is_always_more_to_prune(self):
+        with (
+            mock.patch.object(prune, "EVERY", 0.0),
+            mock.patch.object(prune.Pruning, "tick", return_value=prune.Pruned(1, 0.0)) as tick,
+        ):
+            self.start(self.add_row().life, timeout=1.0, prunes=True)
+            for _ in range(3):
+                eventually(lambda: tick.called, "it prunes")
+                before = self.seen()
+                tick.reset_mock()
+                eventually(lambda: self.seen() > before, "it beats")  # noqa: B023
 
     def test_it_outlives_its_database_connection(self):
         heartbeat = self.start(self.add_row().life, timeout=4.0)

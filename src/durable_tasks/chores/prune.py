@@ -1,9 +1,70 @@
 """Ended jobs are deleted when they are old enough."""
 
+import random
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
+from django.db import OperationalError
+
 from ..store import Store
+
+# Seconds between two looks for jobs that are due to be deleted, more or less.
+EVERY = 60.0
+# The fewest and the most jobs in a batch.
+FEWEST, MOST = 50, 1000
+# Seconds: the first and the longest pause after a conflict with others.
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """How many jobs were deleted, and the seconds until the next look."""
+
+    jobs: int
+    pause: float
+
+
+class Pruning:
+    """Deletes the jobs whose time to stay is over, a batch at a time."""
+
+    def __init__(self) -> None:
+        self._limit = FEWEST
+        self._since: datetime | None = None  # where the last batch ended, if there is more
+        self._after_conflict = FIRST_PAUSE
+
+    def tick(self, store: Store, now: datetime) -> Pruned:
+        """Delete at most one batch of what is due at ``now`` (database time).
+
+        While there is more it pauses for as long as a batch takes, so that others get their turns.
+        Raises ``DatabaseError`` but for an ordinary conflict.
+        """
+        limit = self._limit
+        began = time.monotonic()
+        try:
+            jobs, last = store.prune_due(now, limit, since=self._since)
+        except OperationalError as error:
+            if not store.is_busy(error):
+                raise
+            pause = self._after_conflict
+            self._after_conflict = min(pause * 2, LONGEST_PAUSE)
+            return Pruned(0, pause * random.uniform(0.5, 1.5))
+        self._after_conflict = FIRST_PAUSE
+        took = time.monotonic() - began
+        if jobs < limit:
+            self._since = None
+            return Pruned(jobs, self.pause())
+        self._since = last
+        if took > store.prune_for:
+            self._limit = max(FEWEST, limit // 2)
+        elif took < store.prune_for / 2:
+            self._limit = min(MOST, limit * 2)
+        return Pruned(jobs, took)
+
+    def pause(self) -> float:
+        """Return the seconds until a look: not all workers at once."""
+        return EVERY * random.uniform(0.5, 1.5)
 
 
 def prune(

@@ -4,6 +4,7 @@ from functools import cache
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from ..retention import Retention
 from .base import Store, StoreNotSupported
 from .messages import Claim, Exchange, Finish, NewJob, Peek, Queues
 
@@ -21,14 +22,19 @@ __all__ = [
 ]
 
 
-def store_for(connection: BaseDatabaseWrapper, *, own: bool = False) -> Store:
+def store_for(
+    connection: BaseDatabaseWrapper, *, own: bool = False, retention: Retention | None = None
+) -> Store:
     """Return the store for this connection's database.
 
     ``own``: the connection is the engine's alone (see ``own_connection()``), so that the store may
-    begin and end transactions as suits it; otherwise it keeps to the caller's.
+    begin and end transactions as suits it; otherwise it keeps to the caller's. ``retention``: how
+    long the jobs stay that it ends; None: for ever.
     Raises ``StoreNotSupported`` for a database or a driver that has no store.
     """
-    return _store_class(connection.vendor, connection.alias)(connection, own=own)
+    return _store_class(connection.vendor, connection.alias)(
+        connection, own=own, retention=retention
+    )
 
 
 def own_connection(alias: str) -> BaseDatabaseWrapper:

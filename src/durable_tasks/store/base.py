@@ -19,6 +19,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from ..exceptions import RefusedByDatabase
 from ..ids import uuid_of
 from ..models import Job
+from ..retention import Retention, Rule
 from ..statuses import ENDED, JobStatus
 from .heads import MAX_HEADS, Head, Heads
 from .messages import (
@@ -57,6 +58,7 @@ _OF_A_RUN = (
     *("started_at", "last_attempted_at", "finished_at", "started_lease", "worker_id"),
     *("return_value", "cancel_requested_at", "delete_after"),
 )
+_NOT_ENDED = ",".join(f"'{status.value}'" for status in JobStatus if status not in ENDED)
 # Higher than any priority.
 _ABOVE_ALL = 32767
 
@@ -79,9 +81,16 @@ class Store(ABC):
     # Can a row's value be longer than the database takes in one statement? Bytes, or None.
     max_value_size: int | None = None
 
-    def __init__(self, connection: BaseDatabaseWrapper, *, own: bool = False) -> None:
+    def __init__(
+        self,
+        connection: BaseDatabaseWrapper,
+        *,
+        own: bool = False,
+        retention: Retention | None = None,
+    ) -> None:
         self.connection = connection
         self.own = own
+        self.retention = retention
         self._in_transaction = False
         self._heads = Heads()
 
@@ -227,7 +236,7 @@ class Store(ABC):
             return []
         try:
             self.check_size(batch)
-            claims = self._retried(lambda: self._exchange(batch, want, queues, worker_id, now))
+            claims = self._retried(lambda: self._write(batch, want, queues, worker_id, now))
             self._cancel_instead(batch, now)
             return claims
         except (DataError, IntegrityError, ValueError, OverflowError) as error:
@@ -274,7 +283,7 @@ class Store(ABC):
         if not refused:
             return
         ends = [finish.cancelled_instead(now) for finish in refused]
-        self._retried(lambda: self._exchange(ends, 0, Queues("", ()), "", now))
+        self._retried(lambda: self._write(ends, 0, Queues("", ()), "", now))
         for finish, end in zip(refused, ends, strict=True):
             if end.counted:  # otherwise another worker has the job
                 finish.become(end)
@@ -287,6 +296,21 @@ class Store(ABC):
         for finish in batch:
             if finish.size > limit:
                 raise DataError(f"{finish.size} bytes; this database takes {limit} at most.")
+
+    def _write(
+        self, batch: list[Finish], want: int, queues: Queues, worker_id: str, now: datetime
+    ) -> list[Claim]:
+        """Exchange once; jobs that end with it are told when they are to be deleted."""
+        retention = self.retention
+        if retention is not None:
+            for finish in batch:
+                claim = finish.claim
+                if claim is None or (rule := retention[claim.task_path]) is None:
+                    continue
+                # Another backend's job, which was rescued, is left to stay.
+                if finish.is_end and claim.backend_name in (None, retention.backend_name):
+                    finish.retain(rule)
+        return self._exchange(batch, want, queues, worker_id, now)
 
     @abstractmethod
     def _exchange(
@@ -430,7 +454,7 @@ class Store(ABC):
 
         Raises what the database says, without a second try: the transaction is not ours.
         """
-        self._exchange([finish], 0, Queues("", ()), "", now)
+        self._write([finish], 0, Queues("", ()), "", now)
         return finish.counted
 
     # Peek, promote
@@ -490,7 +514,8 @@ class Store(ABC):
     def held_by(self, worker_id: str, limit: int = MAX_BATCH) -> list[Claim]:
         """Return up to ``limit`` RUNNING jobs of a worker, as claims."""
         rows = self.rows(
-            f"SELECT {', '.join(CLAIM_COLUMNS)}, worker_id, started_lease FROM {TABLE} "
+            f"SELECT {', '.join(CLAIM_COLUMNS)}, worker_id, started_lease, backend_name "
+            f"FROM {TABLE} "
             "WHERE status = 'RUNNING' AND worker_id = %s LIMIT %s",
             [worker_id, limit],
         )
@@ -530,10 +555,16 @@ class Store(ABC):
     _BY_KEY = TABLE
     _LOCK = ("FOR UPDATE SKIP LOCKED", "FOR UPDATE")
 
-    def cancel(self, jobs: Iterable[LockedJob], now: datetime) -> list[LockedJob]:
+    def cancel(
+        self,
+        jobs: Iterable[LockedJob],
+        now: datetime,
+        rule_of: Callable[[LockedJob], Rule | None] = lambda job: None,
+    ) -> list[LockedJob]:
         """Cancel locked jobs; return those that were waiting or running.
 
-        A waiting job is CANCELLED at once; of a running one it is noted, for its worker to see.
+        A waiting job is CANCELLED at once, and ``rule_of`` says how long it stays; of a running one
+        it is noted, for its worker to see.
         """
         open_jobs = [job for job in jobs if job.status not in ENDED]
         running = [self.to_id(job.id) for job in open_jobs if job.status == JobStatus.RUNNING]
@@ -543,9 +574,13 @@ class Store(ABC):
                 f"WHERE id IN ({marks(len(running))}) AND cancel_requested_at IS NULL",
                 [self.to_time(now), *running],
             )
-        finishes = [
-            Finish.cancelled(job, now) for job in open_jobs if job.status != JobStatus.RUNNING
-        ]
+        finishes = []
+        for job in open_jobs:
+            if job.status != JobStatus.RUNNING:
+                finish = Finish.cancelled(job, now)
+                if (rule := rule_of(job)) is not None:
+                    finish.retain(rule)
+                finishes.append(finish)
         if finishes:
             self._exchange(finishes, 0, Queues("", ()), "", now)
         return open_jobs
@@ -594,6 +629,39 @@ class Store(ABC):
         limit: int = 5000,
     ) -> int:
         """Delete up to ``limit`` jobs of ``statuses`` that finished before; return how many."""
+
+    def prune_due(
+        self, now: datetime, limit: int, *, since: datetime | None = None
+    ) -> tuple[int, datetime | None]:
+        """Delete up to ``limit`` ended jobs whose ``delete_after`` has come, the longest due first.
+
+        Returns how many, and the ``delete_after`` of the last one. ``since``: pass over those
+        before, which the last batch has dealt with: what it deleted may still be in the index.
+
+        Looks without locks before it writes. Waits for no lock but raises ``OperationalError``,
+        and does not try again: there is no hurry. Served by durable_job_delete_after.
+        """
+        condition, params = "delete_after <= %s", [self.to_time(now)]
+        if since is not None:
+            condition += " AND delete_after >= %s"
+            params.append(self.to_time(since))
+        # No job goes that is to run, whatever somebody wrote to its row. A list of the statuses of
+        # ended jobs would invite durable_job_ended.
+        condition += f" AND status NOT IN ({_NOT_ENDED})"
+        look = f"SELECT 1 FROM {self._DUE} WHERE {condition} ORDER BY delete_after LIMIT 1"
+        if not self.rows(look, params):
+            return 0, None
+        return self._prune_due(condition, [*params, limit])
+
+    # Seconds that a batch may take, or the next one is smaller.
+    prune_for: ClassVar[float] = 0.05
+
+    # The table, read by durable_job_delete_after.
+    _DUE = TABLE
+
+    @abstractmethod
+    def _prune_due(self, condition: str, params: list[Any]) -> tuple[int, datetime | None]:
+        """Delete the first jobs under a condition; ``params``: the condition's and the limit."""
 
     # Time and values
 

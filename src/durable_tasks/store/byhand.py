@@ -11,6 +11,7 @@ from django.utils import timezone
 from ..compat import BaseTaskBackend, InvalidTaskBackend, task_backends, task_finished
 from ..models import Job
 from ..results import to_result
+from ..retention import Rule
 from ..signals import announce, is_heard
 from ..statuses import JobStatus
 from .base import Store
@@ -27,7 +28,7 @@ def cancel(store: Store, jobs: Iterable[LockedJob]) -> list[LockedJob]:
 
     Returns those that were waiting or running.
     """
-    found = store.cancel(jobs, timezone.now())
+    found = store.cancel(jobs, timezone.now(), _rule_of)
     waited = [job.id for job in found if job.status != JobStatus.RUNNING]
     workers = {job.worker_id for job in found if job.status == JobStatus.RUNNING}
     alias = store.connection.alias
@@ -111,6 +112,11 @@ def _backend(alias: str) -> BaseTaskBackend | None:
     except InvalidTaskBackend:  # removed from the settings
         return None
     return backend
+
+
+def _rule_of(job: LockedJob) -> Rule | None:
+    retention = getattr(_backend(job.backend_name), "retention", None)
+    return None if retention is None else retention[job.task_path]
 
 
 def _announce(alias: str, ids: Sequence[UUID]) -> None:

@@ -4,11 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
 from ..exceptions import TaskCancelled
 from ..results import add_error, dumps
+from ..retention import Rule
 from ..statuses import ENDED, JobStatus
 
 # A batch of finishes is bounded by count and by bytes of JSON.
@@ -58,7 +60,9 @@ class Claim:
     errors: str | None  # JSON
     schedule: str | None = None  # the name of the periodic task that made it
     worker_id: str | None = None
-    started_lease: int | None = None  # of a lost run: what the row says
+    # Of one that was read from the table again.
+    started_lease: int | None = None
+    backend_name: str | None = None
 
     @property
     def runs(self) -> int:
@@ -67,7 +71,7 @@ class Claim:
 
 
 CLAIM_COLUMNS = tuple(
-    name for name in Claim.__slots__ if name not in ("worker_id", "started_lease")
+    name for name in Claim.__slots__ if name not in ("worker_id", "started_lease", "backend_name")
 )
 
 
@@ -79,6 +83,7 @@ class LockedJob:
     status: str
     backend_name: str
     queue_name: str
+    task_path: str
     worker_id: str | None
     lease: int
     attempts: int
@@ -108,6 +113,7 @@ class Finish:
     lease: int = 0
     attempts: int = 0
     lost: int = 0
+    delete_after: datetime | None = None
     counted: bool = False
     saved: bool = False  # the task's own transaction has written it
     # Not stored: what the announcement needs.
@@ -318,6 +324,14 @@ class Finish:
             exception=error,
         )
 
+    def retain(self, rule: Rule) -> None:
+        """Say when the job, which ends with this, is to be deleted, if ever."""
+        time = rule.retain if self.status == _SUCCESSFUL else rule.retain_failed
+        if time is not None:
+            assert self.finished_at is not None
+            self.delete_after = self.finished_at + time
+            self.writes = _with_deletion(self.writes)
+
     def become(self, other: "Finish") -> None:
         """Say from now on what ``other`` says: that was written instead."""
         for name in Finish.__slots__:
@@ -340,6 +354,8 @@ class Finish:
         return size
 
 
+# Plain texts: an Enum's members take longer to look up.
+_SUCCESSFUL = JobStatus.SUCCESSFUL.value
 _ENDED = frozenset(status.value for status in ENDED)
 
 # What each ending writes. When a run that is not the last ended is told by the job's errors.
@@ -359,6 +375,11 @@ RESCUED = (
     *("status", "finished_at", "errors", "exception_class_path", "worker_id"),
     *("lease", "lost"),
 )
+
+
+@cache
+def _with_deletion(writes: tuple[str, ...]) -> tuple[str, ...]:
+    return writes if "delete_after" in writes else (*writes, "delete_after")
 
 
 def _error_columns(errors: str | None, exception: BaseException, **entry: Any) -> dict[str, Any]:

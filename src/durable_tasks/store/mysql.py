@@ -172,6 +172,23 @@ class MySQLStore(Store):
                 break
         return done
 
+    _DUE = f"{TABLE} FORCE INDEX (durable_job_delete_after)"
+
+    def _prune_due(self, condition: str, params: list[Any]) -> tuple[int, datetime | None]:
+        # Skipping locked rows is not enough: a migration may have locked the table for long.
+        self.changed("SET SESSION lock_wait_timeout = 1")
+        try:
+            with self._transaction():
+                rows = self.rows(
+                    f"SELECT id, delete_after FROM {self._DUE} WHERE {condition} "
+                    "ORDER BY delete_after LIMIT %s FOR UPDATE SKIP LOCKED",
+                    params,
+                )
+                deleted = self._by_id(f"DELETE FROM {TABLE}", rows)
+        finally:
+            self.changed("SET SESSION lock_wait_timeout = DEFAULT")
+        return deleted, self.from_time(rows[-1][1]) if rows else None
+
     def _by_id(self, sql: str, rows: list[Any]) -> int:
         if not rows:
             return 0

@@ -41,6 +41,7 @@ _TYPES = {
     "lease": "int4",
     "attempts": "int4",
     "lost": "int2",
+    "delete_after": "timestamptz",
 }
 
 _TIMES = ("run_after", "run_at", "enqueued_at", "started_at", "last_attempted_at")
@@ -405,6 +406,19 @@ class PostgreSQLStore(Store):
                 limit,
             ],
         )
+
+    def _prune_due(self, condition: str, params: list[Any]) -> tuple[int, datetime | None]:
+        with self._transaction():
+            # Skipping locked rows is not enough: a migration may have locked the table for long.
+            self.changed(f"LOCK TABLE {TABLE} IN ROW EXCLUSIVE MODE NOWAIT")
+            deleted, last = self.row(
+                f"""WITH gone AS (DELETE FROM {TABLE} WHERE ctid = ANY(ARRAY(
+                        SELECT ctid FROM {TABLE} WHERE {condition}
+                        ORDER BY delete_after LIMIT %s FOR UPDATE SKIP LOCKED
+                    )) RETURNING delete_after) SELECT count(*), max(delete_after) FROM gone""",
+                params,
+            )
+        return deleted, last
 
     def to_time(self, value: datetime | None) -> Any:
         return value

@@ -1,4 +1,4 @@
-"""The heartbeat: says that this worker is alive, and rescues the jobs of those that are not."""
+"""The heartbeat: says that this worker is alive, rescues the jobs of those that are not, prunes."""
 
 import logging
 import threading
@@ -9,6 +9,8 @@ from uuid import UUID, uuid4
 from django.db import Error as DatabaseFault
 
 from ..chores import rescue
+from ..chores.prune import Pruning
+from ..retention import Retention
 from ..store import Finish, Queues, Store, own_connection, store_for
 from ..store.bells import Bell
 from ..store.registry import Registry
@@ -26,9 +28,10 @@ class Heartbeat:
     """Beats on a thread and a connection of its own, so that no task and no claim delays it.
 
     ``timeout``: seconds without a beat after which a worker counts as lost; it beats four times as
-    often. ``on_rescued``: called with the jobs of other workers that ended with that. ``listens``:
-    whether to listen for notifications; ``on_ring``: called when there may be something to claim;
-    ``on_cancel``: called when one of this worker's jobs is to be cancelled.
+    often. ``retention``: how long the jobs stay that end with a rescue. ``prunes``: whether to
+    delete what is due to be. ``on_rescued``: called with the jobs of other workers that ended with
+    a rescue. ``listens``: whether to listen for notifications; ``on_ring``: called when there may
+    be something to claim; ``on_cancel``: called when one of this worker's jobs is to be cancelled.
     """
 
     def __init__(
@@ -40,6 +43,8 @@ class Heartbeat:
         clock: Clock,
         timeout: float,
         max_lost: int,
+        retention: Retention,
+        prunes: bool,
         on_rescued: Callable[[list[Finish]], None],
         listens: bool,
         on_ring: Callable[[], None],
@@ -51,6 +56,10 @@ class Heartbeat:
         self._clock = clock
         self._timeout = timeout
         self._max_lost = max_lost
+        self._retention = retention
+        self._pruning = Pruning()
+        # When to prune (monotonic).
+        self._prune_at = time.monotonic() + self._pruning.pause() if prunes else float("inf")
         self._on_rescued = on_rescued
         self._listens = listens
         self._on_ring = on_ring
@@ -119,7 +128,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         connection = own_connection(self._database)
-        store = store_for(connection, own=True)
+        store = store_for(connection, own=True, retention=self._retention)
         failing = False
         while not self._stopping:
             try:
@@ -149,14 +158,38 @@ class Heartbeat:
                 connection.close()
                 pause = min(1.0, self._timeout / 10)
             self.looked.set()
-            until = time.monotonic() + pause
-            self._wait(pause)
-            while self._tell(store) and not self._called and not self._stopping:
-                if (left := until - time.monotonic()) <= 0:
-                    break
-                self._wait(left)
+            self._rest(store, time.monotonic() + pause)
         connection.close()
         self._bell.close()
+
+    def _rest(self, store: Store, until: float) -> None:
+        """Wait for the next beat; meanwhile prune, and tell those who wait."""
+        while True:
+            look_at = min(until, self._prune_at)
+            self._wait(max(0.0, look_at - time.monotonic()))
+            told = self._tell(store)
+            now = time.monotonic()
+            if self._called or self._stopping or now >= until or (now < look_at and not told):
+                return
+            if now >= self._prune_at:
+                self._prune(store)
+
+    def _prune(self, store: Store) -> None:
+        """Delete a batch of what is due to be; say when to go on."""
+        pause = self._pruning.pause()
+        try:
+            if store.connection.connection is not None:  # otherwise a beat connects again
+                pause = self._pruning.tick(store, self._clock.now()).pause
+        except DatabaseFault as error:
+            logger.warning(
+                "Pruning has failed and is tried again in %.0f s: %s",
+                pause,
+                str(error).strip(),
+                extra={"worker_id": self._worker_id},
+            )
+        except Exception:
+            logger.exception("Pruning failed.", extra={"worker_id": self._worker_id})
+        self._prune_at = time.monotonic() + pause
 
     # Notifications
 

@@ -19,6 +19,8 @@ from ..execute import Executor
 from ..models import Job, PeriodicTask
 from ..models import Worker as Row
 from ..options import Options
+from ..results import find_task
+from ..retention import Retention
 from ..store import Finish, Queues, Store, own_connection, store_for
 from ..store.registry import Registry, WorkerRow
 from .announce import Announcer
@@ -86,6 +88,7 @@ class Worker:
         self._exit = exit
         self.id = settings.worker_id or new_worker_id()
         self.clock = Clock()
+        self.retention = Retention(settings.queues.backend_name, settings.options, find_task)
         self._ended: SimpleQueue[Finish | None] = SimpleQueue()
         self._loop: Loop | None = None
         self._heartbeat: Heartbeat | None = None
@@ -130,7 +133,7 @@ class Worker:
         alias = router.db_for_write(Job)
         connection = own_connection(alias)
         connection.inc_thread_sharing()  # made here, used by the loop's thread
-        store = store_for(connection, own=True)
+        store = store_for(connection, own=True, retention=self.retention)
         try:
             self._check_tables(store)
             self.clock.measure(store)
@@ -160,6 +163,7 @@ class Worker:
             options=settings.options,
             database=alias,
             on_start=announcer.started,
+            retention=self.retention,
         )
         heartbeat = Heartbeat(
             settings.options.listen_database or alias,
@@ -168,6 +172,8 @@ class Worker:
             clock=self.clock,
             timeout=settings.options.worker_timeout,
             max_lost=settings.options.max_lost,
+            retention=self.retention,
+            prunes=not settings.batch,
             on_rescued=announcer.ended,
             listens=settings.options.notify,
             on_ring=self._ring,

@@ -1,0 +1,125 @@
+"""How long ended jobs stay: pure rules, found once for each task."""
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from .compat import AnyTask
+from .exceptions import TaskNotFound
+from .retry import seconds_of
+from .schedules import Duration
+
+if TYPE_CHECKING:
+    from .options import Options
+
+
+class Unset(Enum):
+    """What a setting is that says nothing, where None says something."""
+
+    UNSET = "unset"
+
+
+UNSET = Unset.UNSET
+
+# A time to stay as it is given; None: for ever.
+type Retain = timedelta | float | str | None
+type MaybeRetain = Retain | Literal[Unset.UNSET]
+
+# In a mapping, the tasks that it does not name.
+REST = "*"
+
+
+def retain_of(value: Any, name: str) -> Duration | None:
+    """Return how long jobs stay, None for ever; ``value``: None or what makes a ``Duration``.
+
+    Raises ``ValueError``, with ``name``, for others and for more than a hundred years.
+    """
+    if value is None:
+        return None
+    try:
+        time = Duration(value)
+        seconds_of(time, name)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f'{name} must be a time up to 100 years, such as "7d", "1h30m", a number of seconds or '
+            f"a timedelta, or None, not {value!r}."
+        ) from error
+    return time
+
+
+def retain_by_path(value: Any, name: str) -> dict[str, Duration | None]:
+    """Return how long jobs stay by the path of their task, with ``REST`` for all others.
+
+    ``value``: one time for all, or a mapping; ``UNSET`` is an empty one. Raises ``ValueError``.
+    """
+    if value is UNSET:
+        return {}
+    if not isinstance(value, Mapping):
+        return {REST: retain_of(value, name)}
+    for path in value:
+        if not isinstance(path, str):
+            raise ValueError(
+                f'{name} must have the paths of tasks as its keys, or "*", not {path!r}.'
+            )
+    return {path: retain_of(each, f'{name}["{path}"]') for path, each in value.items()}
+
+
+class Rule(NamedTuple):
+    """How long the jobs of a task stay once they have ended; None: for ever."""
+
+    retain: Duration | None
+    retain_failed: Duration | None  # FAILED or CANCELLED
+
+
+class Retention(dict[str, Rule | None]):
+    """The rules of one backend, by the path of a task; None: its jobs stay for ever.
+
+    ``backend_name``: its alias. ``find_task``: returns the task that a path names or raises
+    ``TaskNotFound``.
+    """
+
+    def __init__(
+        self, backend_name: str, options: "Options", find_task: Callable[[str], AnyTask]
+    ) -> None:
+        super().__init__()
+        self.backend_name = backend_name
+        self._retain = retain_by_path(options.retain, "retain")
+        self._retain_failed = retain_by_path(options.retain_failed, "retain_failed")
+        self._find_task = find_task
+
+    def __missing__(self, path: str) -> Rule | None:
+        try:
+            task = self._find_task(path)
+        except TaskNotFound:
+            return self.decide(path, None)  # not kept: the next deploy may bring it
+        rule = self[path] = self.decide(path, task)
+        return rule
+
+    def decide(
+        self, path: str, task: AnyTask | None, *, schedule: MaybeRetain = UNSET
+    ) -> Rule | None:
+        """Return the rule for jobs of a task, which is None if it is gone.
+
+        ``schedule``: what the periodic task says that made the jobs. It wins over the task, and the
+        task over the options. Where nothing says what becomes of failed jobs, what holds for the
+        others holds for them.
+        """
+        retain = _first(
+            schedule, getattr(task, "retain", UNSET), self._option(self._retain, path), None
+        )
+        failed = _first(
+            schedule,
+            getattr(task, "retain_failed", UNSET),
+            self._option(self._retain_failed, path),
+            retain,
+        )
+        rule = Rule(retain_of(retain, "retain"), retain_of(failed, "retain_failed"))
+        return None if rule == (None, None) else rule
+
+    def _option(self, by_path: dict[str, Duration | None], path: str) -> MaybeRetain:
+        return by_path.get(path, by_path.get(REST, UNSET))
+
+
+def _first(*said: MaybeRetain) -> Retain:
+    return next(each for each in said if each is not UNSET)
