@@ -2,7 +2,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
+from django.utils import timezone
 
 from durable_tasks.models import Job
 from durable_tasks.store import Store
@@ -68,6 +69,22 @@ class MySQLPlanTests(plans.PlanContract):
         return [
             str(row) for row in plan if row["key"] == "durable_job_ready" and row["type"] != "range"
         ]
+
+
+class PruneDueTests(StoreTestCase):
+    def test_it_does_not_wait_long_for_who_has_locked_the_table(self) -> None:
+        now = timezone.now()
+        make_jobs(status="FAILED", delete_after=now)
+        sql = "SELECT @@lock_wait_timeout"
+        before = self.store.row(sql)
+        other = self.open_store()
+        other.changed(f"LOCK TABLES {Job._meta.db_table} READ")  # as a migration does that copies
+        with self.assertRaises(OperationalError) as caught:
+            self.store.prune_due(now, 9)
+        self.assertTrue(self.store.is_busy(caught.exception))
+        self.assertEqual(self.store.row(sql), before)
+        other.changed("UNLOCK TABLES")
+        self.assertEqual(self.store.prune_due(now, 9)[0], 1)
 
 
 class LimitTests(StoreTestCase):
