@@ -124,6 +124,7 @@ class PeriodicTests(SimpleTestCase):
             ({"args": "text"}, TypeError, "args must be a list"),
             ({"args": 5}, TypeError, "args must be a list"),
             ({"kwargs": [1]}, TypeError, "kwargs must be a dictionary"),
+            ({"retain": "long"}, ValueError, "retain must be a time up to 100 years"),
         ):
             with self.subTest(text), self.assertRaisesRegex(error, text):
                 Periodic("1h", **changes)

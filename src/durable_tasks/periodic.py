@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta, tzinfo
 from typing import Any, Literal, get_args
 
+from .retention import UNSET, MaybeRetain, retain_of
 from .schedules import Schedule, parse_schedule
 
 type Spec = str | float | timedelta | Schedule
@@ -25,6 +26,8 @@ class Periodic:
     ``timezone``: a name or a ``tzinfo`` for a crontab, instead of ``TIME_ZONE``.
     ``catch_up``: after times at which no worker ran: ``"latest"``, one run for all of them;
     ``"all"``, one for each; ``"none"``, no run.
+    ``retain``: how long its jobs stay once they have ended, as the option of that name; it wins
+    over that and over the task's own.
     ``overlap``: ``"skip"`` leaves a time out at which the run before has not ended yet.
 
     Raises ``ValueError`` or ``TypeError`` that names the argument.
@@ -39,11 +42,14 @@ class Periodic:
     timezone: str | tzinfo | None = None
     catch_up: CatchUp = "latest"
     overlap: Overlap = "allow"
+    retain: MaybeRetain = UNSET
 
     def __post_init__(self) -> None:
         for name, allowed in (("catch_up", CatchUp), ("overlap", Overlap)):
             if (value := getattr(self, name)) not in get_args(allowed):
                 raise ValueError(f"{name} must be one of {get_args(allowed)}, not {value!r}.")
+        if self.retain is not UNSET:
+            retain_of(self.retain, "retain")
         if not callable(self.args):
             _checked("args", self.args, Sequence)
         if not callable(self.kwargs):

@@ -72,8 +72,9 @@ class Rule(NamedTuple):
     retain_failed: Duration | None  # FAILED or CANCELLED
 
 
-class Retention(dict[str, Rule | None]):
-    """The rules of one backend, by the path of a task; None: its jobs stay for ever.
+class Retention(dict[str | tuple[str, str], Rule | None]):
+    """The rules of one backend, by the path of a task, or by that and the name of the periodic
+    task that made the job; None: such jobs stay for ever.
 
     ``backend_name``: its alias. ``find_task``: returns the task that a path names or raises
     ``TaskNotFound``.
@@ -86,14 +87,23 @@ class Retention(dict[str, Rule | None]):
         self.backend_name = backend_name
         self._retain = retain_by_path(options.retain, "retain")
         self._retain_failed = retain_by_path(options.retain_failed, "retain_failed")
+        self._periodic = options.periodic
         self._find_task = find_task
 
-    def __missing__(self, path: str) -> Rule | None:
+    def of(self, path: str, schedule: str | None) -> Rule | None:
+        """Return the rule for a job of this task that this periodic task has made, if one has."""
+        return self[path if schedule is None else (path, schedule)]
+
+    def __missing__(self, key: str | tuple[str, str]) -> Rule | None:
+        path, name = (key, "") if isinstance(key, str) else key
+        periodic = self._periodic.get(name)
+        schedule = UNSET if periodic is None else periodic.retain
         try:
             task = self._find_task(path)
         except TaskNotFound:
-            return self.decide(path, None)  # not kept: the next deploy may bring it
-        rule = self[path] = self.decide(path, task)
+            # Not kept: the next deploy may bring it.
+            return self.decide(path, None, schedule=schedule)
+        rule = self[key] = self.decide(path, task, schedule=schedule)
         return rule
 
     def decide(

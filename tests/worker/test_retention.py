@@ -9,7 +9,7 @@ from django.db import DatabaseError
 from django.test import override_settings
 from django.utils import timezone
 
-from durable_tasks import Runner
+from durable_tasks import Periodic, Runner
 from durable_tasks.chores import prune
 from durable_tasks.models import Job
 
@@ -26,6 +26,7 @@ from ..helpers import (
     work,
 )
 
+ADD = "tests.app.tasks.add"
 DAY = timedelta(days=1)
 SOON = {"DURABLE_TASKS_TEST_PRUNE": "0.05"}
 
@@ -77,6 +78,23 @@ class EndingTests(WorkerTestCase):
             self.assertIsNone(row_of(result)["delete_after"])
             work()
             self.assertEqual((result.job.status, stays(result)), ("SUCCESSFUL", DAY))
+
+    @override_settings(
+        TASKS=tasks_setting(
+            retain="1d", periodic={"hourly": Periodic("1h", task=ADD, retain="2d"), ADD: "1h"}
+        )
+    )
+    def test_what_a_periodic_task_says_wins_for_its_jobs(self):
+        results = [tasks.add.enqueue(1) for _ in range(4)]
+        for result, schedule in zip(results, ("hourly", ADD, "gone"), strict=False):
+            self.of(result).update(schedule=schedule)
+        cancelled = tasks.add.enqueue(1)
+        self.of(cancelled).update(schedule="hourly")
+        cancelled.cancel()
+        work(periodic=False)
+        self.assertEqual(
+            [stays(result) for result in [*results, cancelled]], [2 * DAY, DAY, DAY, DAY, 2 * DAY]
+        )
 
     def of(self, result):
         return Job.objects.filter(id=result.id)

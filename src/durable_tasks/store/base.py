@@ -305,7 +305,7 @@ class Store(ABC):
         if retention is not None:
             for finish in batch:
                 claim = finish.claim
-                if claim is None or (rule := retention[claim.task_path]) is None:
+                if claim is None or (rule := retention.of(claim.task_path, claim.schedule)) is None:
                     continue
                 # Another backend's job, which was rescued, is left to stay.
                 if finish.is_end and claim.backend_name in (None, retention.backend_name):

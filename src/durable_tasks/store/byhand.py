@@ -116,7 +116,7 @@ def _backend(alias: str) -> BaseTaskBackend | None:
 
 def _rule_of(job: LockedJob) -> Rule | None:
     retention = getattr(_backend(job.backend_name), "retention", None)
-    return None if retention is None else retention[job.task_path]
+    return None if retention is None else retention.of(job.task_path, job.schedule)
 
 
 def _announce(alias: str, ids: Sequence[UUID]) -> None:

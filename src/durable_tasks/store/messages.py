@@ -84,6 +84,7 @@ class LockedJob:
     backend_name: str
     queue_name: str
     task_path: str
+    schedule: str | None
     worker_id: str | None
     lease: int
     attempts: int
