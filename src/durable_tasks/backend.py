@@ -16,6 +16,7 @@ from django.core.exceptions import ObjectDoesNotExist
 from django.db import connections, router, transaction
 from django.utils import timezone
 
+from . import clock
 from .compat import (
     AnyTask,
     BaseTaskBackend,
@@ -37,6 +38,7 @@ from .tasks import DurableTask
 if TYPE_CHECKING:
     from django.db.models import QuerySet
 
+    from .inline import Inline
     from .models import Job
     from .store import NewJob, Store
     from .store.byhand import Act
@@ -73,6 +75,11 @@ class DatabaseBackend(BaseTaskBackend):
 
     def validate_task(self, task: AnyTask) -> None:
         """Raise ``InvalidTask`` if this backend can't take the task."""
+        if task.run_after is not None and self.durable_options.immediate:
+            raise InvalidTask(
+                f'run_after needs a worker: with {self.durable_options.where}["immediate"] on, '
+                "tasks run where they are enqueued, and nobody runs them later."
+            )
         # Asked for every job: what was found valid once need not be looked at again.
         due = task.run_after is not None and (settings.USE_TZ, timezone.is_aware(task.run_after))
         facts = (task.func, task.takes_context, task.priority, task.queue_name, due)
@@ -101,7 +108,7 @@ class DatabaseBackend(BaseTaskBackend):
         *,
         schedule: str | None = None,
     ) -> DurableTaskResult:
-        """Insert one job and return its result.
+        """Insert one job and return its result; run it first if ``OPTIONS["immediate"]`` is on.
 
         One INSERT on the database that the router names for ``Job``: part of the caller's
         transaction. ``schedule``: the name of the periodic task that it is a run of.
@@ -129,11 +136,15 @@ class DatabaseBackend(BaseTaskBackend):
         store = self._store()
         store.insert(rows())
         self._ring(store, [each.row for each in made])
-        if not is_heard(task_enqueued):
-            return [DurableTaskResult.lazy(each) for each in made]
-        results = [each.result() for each in made]
-        for result in results:
-            announce(task_enqueued, type(self), partial(_itself, result))
+        if not (self.durable_options.signals and is_heard(task_enqueued)):
+            results = [DurableTaskResult.lazy(each) for each in made]
+        else:
+            results = [each.result() for each in made]
+            for result in results:
+                announce(task_enqueued, type(self), partial(_itself, result))
+        if self.durable_options.immediate:
+            inline = self.inline()
+            return [self._run(inline, each.row) for each in made]
         return results
 
     async def aenqueue_many(self, calls: Iterable[Call]) -> list[DurableTaskResult]:
@@ -240,7 +251,7 @@ class DatabaseBackend(BaseTaskBackend):
         row = self._row(task, args, kwargs)
 
         def enqueue() -> DurableTaskResult:
-            row.enqueued_at = timezone.now()
+            row.enqueued_at = clock.now()
             row.run_at = row.run_after or row.enqueued_at
             return self._enqueue(task, row)
 
@@ -275,7 +286,8 @@ class DatabaseBackend(BaseTaskBackend):
         return store_for(connections[router.db_for_write(job)])
 
     def _ring(self, store: "Store", rows: "Sequence[NewJob]") -> None:
-        if store.notifies and self.durable_options.notify:
+        options = self.durable_options
+        if store.notifies and options.notify and not options.immediate:
             self._engine[3](store, rows)
 
     def _enqueue(self, task: AnyTask, row: "NewJob") -> DurableTaskResult:
@@ -283,15 +295,29 @@ class DatabaseBackend(BaseTaskBackend):
         store.insert([row])
         self._ring(store, [row])
         result = _Enqueued(task, row).result()
-        announce(task_enqueued, type(self), partial(_itself, result))
-        return result
+        if self.durable_options.signals:
+            announce(task_enqueued, type(self), partial(_itself, result))
+        return self._run(self.inline(), row) if self.durable_options.immediate else result
+
+    def inline(self) -> "Inline":
+        """Return what runs this backend's jobs in the caller's thread."""
+        from .inline import Inline  # late, as in _engine
+
+        return Inline(type(self), self.alias, self.durable_options)
+
+    def _run(self, inline: "Inline", row: "NewJob") -> DurableTaskResult:
+        """Run a job that was just inserted and return its result."""
+        finish = inline.run_to_the_end(row.id)
+        if finish is None:  # a worker that should not be there has taken it
+            return self.get_result(str(row.id))
+        return inline.executor.result_at_end(finish)
 
     def _row(self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "NewJob":
         self.validate_task(task)
         for name in kwargs:
             if not isinstance(name, str):
                 raise NotSerializable(f"kwargs has a key that is no string: {name!r}.")
-        now = timezone.now()
+        now = clock.now()
         status = "READY"
         run_after = task.run_after
         if run_after is not None:

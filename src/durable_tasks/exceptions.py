@@ -24,7 +24,11 @@ class ResultTimeout(DurableTasksError, TimeoutError):
 
 
 class CannotWait(DurableTasksError, RuntimeError):
-    """A job was to be waited for inside a transaction, which can't see it end."""
+    """Something was to be waited for that can't come.
+
+    Inside a transaction no job can be seen to end; where tasks run when they are enqueued, none
+    can run later.
+    """
 
 
 class TaskNotFound(DurableTasksError, LookupError):

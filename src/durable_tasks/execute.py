@@ -56,7 +56,7 @@ class Run:
 
     # What is to be raised in the task.
     exception: BaseException | None = None
-    started_at: datetime | None = None
+    started_at: datetime | None = None  # if it is known before the run begins
 
     def limit(self, seconds: float) -> None:
         """The task may take so long from now on."""
@@ -96,6 +96,8 @@ class Executor:
     ``now``: returns the time to write. ``options``: the backend's. ``database``: the alias of the
     jobs' database. ``on_start``: called in the thread that runs the task, just before.
     ``retention``: how long the jobs stay that end in their task's transaction; None: for ever.
+    ``durable``: whether atomic tasks need a transaction of their own; otherwise, inside one that is
+    open, they are a part of it.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Executor:
         database: str,
         on_start: Callable[[Claim, datetime], None],
         retention: Retention | None = None,
+        durable: bool = True,
     ) -> None:
         self.backend_name = backend_name
         self.worker_id = worker_id
@@ -116,6 +119,7 @@ class Executor:
         self.database = database
         self.on_start = on_start
         self.retention = retention
+        self.durable = durable
         self._policy = Policy(options.max_attempts, options.make_delay)
         self._resolved: dict[str, Resolved] = {}
 
@@ -158,7 +162,7 @@ class Executor:
     def execute(self, claim: Claim, run: Run | None = None) -> Finish:
         """Run a claim of a sync task in this thread."""
         run = run or Run()
-        run.started_at = started_at = self.now()
+        run.started_at = started_at = run.started_at or self.now()
         resolved = self.resolve(claim.task_path)
         if is_marked(claim, fails=resolved.fails_if_lost) and not self._may_start(claim):
             return Finish.released(claim, until=self.now() + NOT_STARTED_PAUSE)
@@ -178,7 +182,7 @@ class Executor:
     async def aexecute(self, claim: Claim, run: Run | None = None) -> Finish:
         """Run a claim of an async task in this event loop."""
         run = run or Run()
-        run.started_at = started_at = self.now()
+        run.started_at = started_at = run.started_at or self.now()
         resolved = self.resolve(claim.task_path)
         marked = is_marked(claim, fails=resolved.fails_if_lost)
         if marked and not await sync_to_async(self._may_start)(claim):
@@ -214,7 +218,7 @@ class Executor:
         finish: Finish | None = None
         committed: list[bool] = []
         try:
-            with transaction.atomic(using=self.database, durable=True):
+            with transaction.atomic(using=self.database, durable=self.durable):
                 # The first to hear of the commit: what the task has registered may raise.
                 transaction.on_commit(partial(committed.append, True), using=self.database)
                 finish = self._succeeded(claim, call(), started_at).in_transaction()

@@ -1,6 +1,8 @@
-"""Ids of jobs: time-ordered by default, or made by ``OPTIONS["id_function"]``."""
+"""Ids of jobs, time-ordered by default or made by ``OPTIONS["id_function"]``; names of workers."""
 
 import os
+import secrets
+import socket
 import sys
 import threading
 import time
@@ -69,3 +71,8 @@ def checked_id(value: Any) -> Any:
     raise DurableTasksError(
         f"id_function must return a uuid.UUID or a string of one, not {value!r}."
     )
+
+
+def new_worker_id() -> str:
+    """Return a name that no other process has."""
+    return f"{socket.gethostname()[:160]}-{os.getpid()}-{secrets.token_hex(4)}"

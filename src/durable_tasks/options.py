@@ -42,6 +42,8 @@ class Options:
     database can.
     ``listen_database``: the alias of a direct connection to the jobs' database, for listening.
     ``periodic``: the periodic tasks by name, see ``Periodic``.
+    ``immediate``: whether tasks run where they are enqueued, without a worker.
+    ``signals``: whether Django's task signals are sent.
     """
 
     id_function: Callable[[], Any] | str = uuid7
@@ -57,6 +59,8 @@ class Options:
     notify: bool = True
     listen_database: str | None = None
     periodic: Mapping[str, Periodic] = field(default_factory=dict)
+    immediate: bool = False
+    signals: bool = True
 
     where: str = field(default="", repr=False)  # the setting's full name, for errors
 
@@ -199,4 +203,6 @@ _RULES: dict[str, Callable[[str, Any], None]] = {
     "notify": _flag,
     "listen_database": _database,
     "periodic": _periodic,
+    "immediate": _flag,
+    "signals": _flag,
 }

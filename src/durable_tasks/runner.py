@@ -8,8 +8,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import router
 
 from .backend import DatabaseBackend
-from .compat import DEFAULT_TASK_BACKEND_ALIAS, AnyTaskResult, task_backends
+from .compat import DEFAULT_TASK_BACKEND_ALIAS, AnyTask, AnyTaskResult, task_backends
 from .models import Job
+from .results import DurableTaskResult
 from .statuses import JobStatus
 from .store import Queues
 from .worker.worker import Worker, WorkerSettings
@@ -26,7 +27,8 @@ class Runner:
     or None for all. ``interval``: seconds between two looks when nothing else says that there is
     work. ``coroutines``: async tasks at once. ``periodic``: whether to fire periodic tasks.
 
-    Raises ``InvalidTaskBackend`` or ``ImproperlyConfigured`` if ``backend`` is unknown or not ours.
+    Raises ``InvalidTaskBackend`` or ``ImproperlyConfigured`` if ``backend`` is unknown, not
+    ours, or needs no worker.
     """
 
     def __init__(
@@ -40,12 +42,12 @@ class Runner:
         coroutines: int = 50,
         periodic: bool = True,
     ) -> None:
-        self.backend = task_backends[backend]
-        if not isinstance(self.backend, DatabaseBackend):
+        kept = task_backends[backend]
+        if not isinstance(kept, DatabaseBackend):
             raise ImproperlyConfigured(
-                f"TASKS[{backend!r}] is a {type(self.backend).__name__}, not a "
-                "durable_tasks backend."
+                f"TASKS[{backend!r}] is a {type(kept).__name__}, not a durable_tasks backend."
             )
+        self.backend = kept
         # Set once the runner has its name, and once it has ended.
         self.ready = threading.Event()
         self.finished = threading.Event()
@@ -84,10 +86,17 @@ class Runner:
         """Let ``run()`` end once what runs has ended; returns at once, from any thread."""
         self._worker.stop()
 
+    def submit(self, task: AnyTask, *args: Any, **kwargs: Any) -> DurableTaskResult:
+        """Enqueue a task on this runner's backend and return its result.
+
+        The arguments that follow are the task's. Raises what ``enqueue()`` raises.
+        """
+        return self.backend.enqueue(task, args, kwargs)
+
     def wait_for(self, result: AnyTaskResult, timeout: float | None = None) -> bool:
         """Wait until the result's job has ended and refresh the result.
 
-        ``timeout``: seconds, or None for ever. Returns whether it ended in time.
+        ``timeout``: seconds, or None for as long as this runner runs. Returns whether it ended.
         """
 
         def ended() -> bool:
@@ -99,8 +108,8 @@ class Runner:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until no job of this runner's queues is ready or running.
 
-        Jobs that are scheduled for later are not waited for. ``timeout``: seconds, or None for
-        ever. Returns whether it came to that in time.
+        Jobs that are scheduled for later are not waited for. ``timeout``: seconds, or None for as
+        long as this runner runs. Returns whether it came to that.
         """
 
         def nothing_left() -> bool:
@@ -118,8 +127,8 @@ class Runner:
         until = None if timeout is None else time.monotonic() + timeout
         pause = FIRST_LOOK
         while not condition():
-            if until is not None and time.monotonic() >= until:
-                return False
+            if self.finished.is_set() or (until is not None and time.monotonic() >= until):
+                return bool(condition())  # it may have come true since
             time.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
         return True

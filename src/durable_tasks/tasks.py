@@ -7,8 +7,7 @@ from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any, Literal, overload
 
-from django.db import connections, transaction
-from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db import transaction
 from django.utils.inspect import get_func_args
 
 from .compat import (
@@ -22,6 +21,7 @@ from .compat import (
 )
 from .retention import UNSET, MaybeRetain, Retain, retain_of
 from .retry import Backoff, seconds_of
+from .transactions import in_transactions
 
 OnWorkerLost = Literal["retry", "fail"]
 
@@ -117,7 +117,7 @@ class DurableTask(Task):  # type: ignore[type-arg]
             enqueue = backend.prepare(self, args, kwargs)
         else:  # another backend, as in a project's tests
             enqueue = partial(backend.enqueue, self, normalize_json(args), normalize_json(kwargs))
-        aliases = {using} if using else {each.alias for each in _in_transactions()}
+        aliases = {using} if using else {each.alias for each in in_transactions()}
         open_transactions = set(aliases)
 
         def committed(alias: str) -> None:
@@ -129,11 +129,6 @@ class DurableTask(Task):  # type: ignore[type-arg]
             transaction.on_commit(partial(committed, alias), using=alias)
         if not aliases:
             enqueue()
-
-
-def _in_transactions() -> list[BaseDatabaseWrapper]:
-    made = connections.all(initialized_only=True)
-    return [each for each in made if each.connection is not None and not each.get_autocommit()]
 
 
 @overload

@@ -36,8 +36,8 @@ STEPS = {
     "run: make the ending": "durable_tasks.execute:Executor._succeeded",
     "coroutines: start a group": "durable_tasks.worker.pools:CoroutinePool._fill",
     "announce: a start is queued": "durable_tasks.worker.announce:Announcer.started",
-    "announce: starts": "durable_tasks.worker.announce:Announcer._tell_start",
-    "announce: ends": "durable_tasks.worker.announce:Announcer._tell_ends",
+    "announce: starts": "durable_tasks.announcements:Announcements.start",
+    "announce: ends": "durable_tasks.announcements:Announcements.ends",
     "announce: results for receivers": "durable_tasks.execute:Executor._task_of",
     "announce: send, log": "durable_tasks.worker.announce:announce",
 }

@@ -54,14 +54,28 @@ def tick(
         known.add(row.id)
     for owner in owners:
         if owner not in known:
-            report.finishes += rescue_jobs(store, owner, now, max_lost=max_lost)
+            # What runs without a worker, where it was enqueued, has no row: but not of a backend
+            # that has workers.
+            report.finishes += rescue_jobs(
+                store, owner, now, max_lost=max_lost, backend_name=backend_name
+            )
     return report
 
 
-def rescue_jobs(store: Store, worker_id: str, now: datetime, *, max_lost: int) -> list[Finish]:
-    """Rescue every RUNNING job of a lost worker; return the finishes that counted."""
+def rescue_jobs(
+    store: Store,
+    worker_id: str,
+    now: datetime,
+    *,
+    max_lost: int,
+    backend_name: str | None = None,
+) -> list[Finish]:
+    """Rescue every RUNNING job of a lost worker; return the finishes that counted.
+
+    ``backend_name``: the backend whose jobs to rescue, or None for all.
+    """
     done: list[Finish] = []
-    while claims := store.held_by(worker_id):
+    while claims := store.held_by(worker_id, backend_name=backend_name):
         if Registry(store).find(worker_id):  # a new life adds its row before it claims
             break
         finishes = [_decide(claim, now, max_lost) for claim in claims]

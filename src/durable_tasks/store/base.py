@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from itertools import batched, islice, pairwise
 from typing import Any, ClassVar
@@ -236,7 +236,8 @@ class Store(ABC):
             return []
         try:
             self.check_size(batch)
-            claims = self._retried(lambda: self._write(batch, want, queues, worker_id, now))
+            with self._savepoint():
+                claims = self._retried(lambda: self._write(batch, want, queues, worker_id, now))
             self._cancel_instead(batch, now)
             return claims
         except (DataError, IntegrityError, ValueError, OverflowError) as error:
@@ -321,11 +322,26 @@ class Store(ABC):
         What would make a job run again does not count if its cancel was asked for.
         """
 
+    def take(self, id: UUID, *, worker_id: str, now: datetime) -> Claim | None:
+        """Claim this job if it is READY; otherwise return None. Served by the primary key."""
+        with self._transaction():
+            ready = [job for job in self.lock([id]) if job.status == JobStatus.READY]
+            if not ready:
+                return None
+            [row] = self.rows(
+                f"SELECT {', '.join(CLAIM_COLUMNS)} FROM {TABLE} WHERE id = %s", [self.to_id(id)]
+            )
+            [claim] = self._take([self.to_claim(row)], worker_id, now)
+        return claim
+
     # What MySQL and SQLite share: read the best jobs under lock, then take them
 
     def _claim(self, want: int, queues: Queues, worker_id: str, now: datetime) -> list[Claim]:
         """Claim inside a transaction: a SELECT for each queue, one UPDATE of what is taken."""
-        claims = self._best(want, queues)
+        return self._take(self._best(want, queues), worker_id, now)
+
+    def _take(self, claims: list[Claim], worker_id: str, now: datetime) -> list[Claim]:
+        """Make locked jobs a worker's own."""
         if claims:
             at = self.to_time(now)
             with self.connection.cursor() as cursor:
@@ -511,13 +527,15 @@ class Store(ABC):
 
     # Rescue
 
-    def held_by(self, worker_id: str, limit: int = MAX_BATCH) -> list[Claim]:
-        """Return up to ``limit`` RUNNING jobs of a worker, as claims."""
+    def held_by(
+        self, worker_id: str, *, backend_name: str | None = None, limit: int = MAX_BATCH
+    ) -> list[Claim]:
+        """Return up to ``limit`` RUNNING jobs of a worker, as claims; of one backend, or of all."""
+        backend = "" if backend_name is None else "AND backend_name = %s"
         rows = self.rows(
             f"SELECT {', '.join(CLAIM_COLUMNS)}, worker_id, started_lease, backend_name "
-            f"FROM {TABLE} "
-            "WHERE status = 'RUNNING' AND worker_id = %s LIMIT %s",
-            [worker_id, limit],
+            f"FROM {TABLE} WHERE status = 'RUNNING' AND worker_id = %s {backend} LIMIT %s",
+            [worker_id, *([] if backend_name is None else [backend_name]), limit],
         )
         return [self.to_claim(row) for row in rows]
 
@@ -752,6 +770,12 @@ class Store(ABC):
                 self._in_transaction = False
 
     _BEGIN = "BEGIN"
+
+    def _savepoint(self) -> AbstractContextManager[Any]:
+        """What lets the caller's transaction, if there is one, go on after an error."""
+        if self.own or not self.connection.in_atomic_block:
+            return nullcontext()
+        return transaction.atomic(using=self.connection.alias)
 
     # Queries
 

@@ -6,8 +6,8 @@ from uuid import UUID
 
 from django.db import transaction
 from django.db.models import QuerySet
-from django.utils import timezone
 
+from .. import clock
 from ..compat import BaseTaskBackend, InvalidTaskBackend, task_backends, task_finished
 from ..models import Job
 from ..results import to_result
@@ -28,7 +28,7 @@ def cancel(store: Store, jobs: Iterable[LockedJob]) -> list[LockedJob]:
 
     Returns those that were waiting or running.
     """
-    found = store.cancel(jobs, timezone.now(), _rule_of)
+    found = store.cancel(jobs, clock.now(), _rule_of)
     waited = [job.id for job in found if job.status != JobStatus.RUNNING]
     workers = {job.worker_id for job in found if job.status == JobStatus.RUNNING}
     alias = store.connection.alias
@@ -55,7 +55,7 @@ def retry(store: Store, jobs: Iterable[LockedJob], *, successful: bool) -> list[
     ``successful``: also those that succeeded. Returns those that will run again.
     """
     found = store.retry(
-        [job for job in jobs if successful or job.status != JobStatus.SUCCESSFUL], timezone.now()
+        [job for job in jobs if successful or job.status != JobStatus.SUCCESSFUL], clock.now()
     )
     ring_on_commit(store, {(job.backend_name, job.queue_name) for job in _notifying(store, found)})
     return found
@@ -122,5 +122,7 @@ def _rule_of(job: LockedJob) -> Rule | None:
 def _announce(alias: str, ids: Sequence[UUID]) -> None:
     """Send Django's signal for jobs that were cancelled while they waited."""
     for job in Job.objects.using(alias).filter(id__in=ids, status=JobStatus.CANCELLED):
-        if backend := _backend(job.backend_name):
+        backend = _backend(job.backend_name)
+        options = getattr(backend, "durable_options", None)
+        if backend is not None and (options is None or options.signals):
             announce(task_finished, type(backend), partial(to_result, job), failed=True)

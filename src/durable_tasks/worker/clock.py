@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from django.conf import settings
 from django.utils import timezone
 
+from .. import clock
 from ..store import Store
 
 
@@ -29,6 +30,8 @@ class Clock:
 
     def now(self) -> datetime:
         """Return database time as Django's settings want it: aware, or naive local time."""
+        if clock.source is not None:
+            return clock.now()
         if self._aware:
             return datetime.now(UTC) + self._delta
         return timezone.now() + self._delta

@@ -12,12 +12,13 @@ from uuid import UUID
 
 from django.db import Error as DatabaseFault
 
+from ..announcements import facts, log_no_count
 from ..chores import promote
 from ..exceptions import TaskCancelled
 from ..execute import Executor
 from ..store import Claim, Finish, Queues, Store
 from ..store.messages import MAX_BATCH
-from .announce import Announcer, facts
+from .announce import Announcer
 from .clock import Clock
 from .heartbeat import Heartbeat
 from .interrupts import AnyRun
@@ -278,12 +279,7 @@ class Loop:
                 if finish.run_at is not None:
                     self._look_for_next_run(finish.run_at - finish.finished_at)
             else:
-                logger.warning(
-                    "The ending of job %s (%s) does not count: another worker has the job.",
-                    finish.id,
-                    finish.status,
-                    extra=facts(finish.claim, self.worker_id),
-                )
+                log_no_count(finish, self.worker_id)
         self.announcer.ended(told)
 
     def _forget(self, finishes: Iterable[Finish]) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import resource
-import secrets
 import socket
 import sys
 import uuid
@@ -25,11 +24,6 @@ def this_host() -> str:
     except OSError:
         parts.append(f"{uuid.getnode():x}")
     return ":".join(parts)[-255:]
-
-
-def new_worker_id() -> str:
-    """Return a name that no other process has."""
-    return f"{socket.gethostname()[:160]}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def resident_mib() -> float:

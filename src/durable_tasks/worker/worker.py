@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, IntegrityError, router
 
 from ..chores.rescue import rescue_jobs
 from ..chores.schedule import Timetable
 from ..exceptions import DurableTasksError, WorkerIdInUse
 from ..execute import Executor
+from ..ids import new_worker_id
 from ..models import Job, PeriodicTask
 from ..models import Worker as Row
 from ..options import Options
@@ -29,7 +31,7 @@ from .heartbeat import Heartbeat, log_rescued
 from .interrupts import Interrupts
 from .loop import LAST_SECONDS, Loop
 from .pools import SIGNAL_LOOK, CoroutinePool, ThreadPool, tidy_connections
-from .process import is_gone, is_running, new_worker_id, process_start, this_host
+from .process import is_gone, is_running, process_start, this_host
 from .scheduler import Scheduler
 
 logger = logging.getLogger("durable_tasks")
@@ -53,6 +55,8 @@ class WorkerSettings:
     look, in seconds; many workers that start together do not look together.
     ``shutdown_timeout``: seconds that runs have to end when the process has to exit.
     ``periodic``: whether it fires the periodic tasks of its backend.
+
+    Raises ``ImproperlyConfigured`` if the backend needs no worker.
     """
 
     sender: type
@@ -67,6 +71,13 @@ class WorkerSettings:
     startup_delay: float = 0.0
     shutdown_timeout: float | None = None
     periodic: bool = True
+
+    def __post_init__(self) -> None:
+        if self.options.immediate:
+            raise ImproperlyConfigured(
+                f'{self.options.where}["immediate"] is on: tasks run where they are enqueued, and '
+                "a worker would have nothing to do. Switch it off to have workers run them."
+            )
 
 
 class Worker:

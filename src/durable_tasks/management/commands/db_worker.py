@@ -20,9 +20,9 @@ from django.utils.autoreload import DJANGO_AUTORELOAD_ENV, run_with_reloader
 
 from ...compat import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME
 from ...exceptions import DurableTasksError
+from ...ids import new_worker_id
 from ...models import MAX_WORKER_ID
 from ...store import Queues
-from ...worker.process import new_worker_id
 from ...worker.stopping import READY, RENEW, STUCK, Lifeline, MemoryLimit, Stop, with_jitter
 from ...worker.supervisor import Supervisor, WorkersFail, command_line
 from ...worker.worker import Worker, WorkerSettings

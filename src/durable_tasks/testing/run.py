@@ -1,0 +1,132 @@
+"""Running jobs in the test's own thread and transaction."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from django.db import connections
+
+from .. import clock
+from ..backend import DatabaseBackend
+from ..chores import promote
+from ..compat import DEFAULT_TASK_BACKEND_ALIAS, AnyTaskResult
+from ..exceptions import DurableTasksError
+from ..inline import Inline
+from ..results import DurableTaskResult
+from ..store import Queues
+from .enqueued import described, durable_backend, is_of_test
+
+logger = logging.getLogger("durable_tasks")
+
+
+def run_tasks(
+    *,
+    queue_names: Iterable[str] | None = None,
+    backend: str = DEFAULT_TASK_BACKEND_ALIAS,
+    limit: int = 1000,
+    on_commit: bool = True,
+) -> list[DurableTaskResult]:
+    """Run what is ready, and what becomes ready by it, until nothing is left.
+
+    In this thread, on the test's connection, inside a ``TestCase`` too, and in the order in which a
+    worker would begin: jobs of higher priority first, then those that were due earlier. What is due
+    later stays; ``frozen_time()`` can make it due. Runs have no time limit.
+
+    ``queue_names``: only these queues, or None for all. ``backend``: its alias. ``limit``: so many
+    runs at most. ``on_commit``: before each run, call what waits for the commit of a ``TestCase``'s
+    transaction, as ``captureOnCommitCallbacks(execute=True)`` does.
+
+    Returns the result of each job that has run, as it is at the end, in the order of their first
+    runs. Raises ``DurableTasksError`` if jobs are still ready after ``limit`` runs, and inside an
+    ``atomic()`` block; ``ImproperlyConfigured`` if the backend is not ours or is immediate.
+    """
+    if isinstance(queue_names, str):
+        raise TypeError(f"queue_names must be several names, such as [{queue_names!r}].")
+    kept = durable_backend(backend)
+    inline = _inline(kept, "run_tasks()")
+    queues = Queues(backend, None if queue_names is None else tuple(queue_names))
+    runs: Counter[str] = Counter()
+    ran: dict[UUID, None] = {}
+    while True:
+        _get_ready(inline, on_commit=on_commit)
+        if runs.total() >= limit and inline.store.peek(queues).ready:
+            raise DurableTasksError(
+                f"run_tasks() stopped after {limit} runs, and jobs are still ready. It ran "
+                + ", ".join(f"{path} {_times(count)}" for path, count in runs.most_common(5))
+                + ". Do tasks enqueue each other for ever? Otherwise raise its limit."
+            )
+        claim = inline.claim(queues)
+        if claim is None:
+            return [kept.get_result(str(id)) for id in ran]
+        runs[claim.task_path] += 1
+        ran[claim.id] = None
+        inline.run(claim)
+
+
+async def arun_tasks(**arguments: Any) -> list[DurableTaskResult]:
+    """See ``run_tasks()``."""
+    return await sync_to_async(run_tasks)(**arguments)
+
+
+def run_task[R: AnyTaskResult](result: R, *, on_commit: bool = True) -> R:
+    """Run the job of this result once, and return the result, refreshed.
+
+    ``on_commit``: as for ``run_tasks()``, before and after the run. Raises what that raises, and
+    ``DurableTasksError`` if the job is not ready.
+    """
+    kept = durable_backend(result.backend)
+    inline = _inline(kept, "run_task()")
+    _get_ready(inline, on_commit=on_commit)
+    claim = inline.take(UUID(result.id))
+    if claim is None:
+        raise DurableTasksError(
+            f"This job is not ready to run: {described(kept.get_job(result.id))}. "
+            "One that is due later can be run once frozen_time() has moved the clock."
+        )
+    inline.run(claim)
+    if on_commit:
+        _call_on_commit()
+    result.refresh()
+    return result
+
+
+async def arun_task[R: AnyTaskResult](result: R, *, on_commit: bool = True) -> R:
+    """See ``run_task()``."""
+    return await sync_to_async(run_task)(result, on_commit=on_commit)
+
+
+def _inline(backend: DatabaseBackend, caller: str) -> Inline:
+    inline = backend.inline()
+    if is_of_test(connections[inline.database]) is False:
+        raise DurableTasksError(
+            f"{caller} was called inside a transaction.atomic() block: no worker could see what is "
+            "enqueued in it. Call it after the block."
+        )
+    return inline
+
+
+def _get_ready(inline: Inline, *, on_commit: bool) -> None:
+    if on_commit:
+        _call_on_commit()
+    promote.tick(inline.store, clock.now())
+
+
+def _call_on_commit() -> None:
+    """Call what waits for the commit of a ``TestCase``'s transaction, which never comes."""
+    for connection in connections.all(initialized_only=True):
+        while is_of_test(connection) and connection.run_on_commit:
+            waiting: list[Any] = connection.run_on_commit
+            _, function, robust = waiting.pop(0)
+            try:
+                function()
+            except Exception:
+                if not robust:
+                    raise
+                logger.exception("A function that waited for a commit failed.")
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
