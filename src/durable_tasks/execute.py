@@ -279,7 +279,7 @@ class Executor:
         return finish
 
     def given_up(self, claim: Claim, run: Run, *, pause: float) -> Finish:
-        """Return what becomes of a job whose run does not end although it was interrupted.
+        """Return what becomes of a job whose run has ``run.exception``, whatever its task does.
 
         ``pause``: seconds in which it does not run again.
         """

@@ -10,6 +10,7 @@ from uuid import UUID
 from asgiref.sync import async_to_sync
 from django.db import DatabaseError, connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.transaction import TransactionManagementError
 
 from . import clock
 from .announcements import Announcements, log_no_count
@@ -120,11 +121,16 @@ class Inline:
                 if isinstance(finish.exception, DatabaseError):
                     for connection in before:
                         transaction.set_rollback(True, using=connection.alias)
+                elif finish.exception is None and any(each.needs_rollback for each in before):
+                    raise TransactionManagementError(
+                        "The task has caught a database error inside its caller's transaction: "
+                        "what it wrote is undone. Catch it around a transaction.atomic() block."
+                    )
         except DatabaseError as error:
-            # The task has caught it, but the transaction could not go on.
             assert finish is not None
             if finish.exception is None:
-                finish = self._failed(claim, finish, error)
+                run.exception = error
+                finish = self.executor.given_up(claim, run, pause=0.0)
         for connection in in_transactions():
             if connection not in before:  # the task has left it open
                 with suppress(Exception):
@@ -141,16 +147,14 @@ class Inline:
                 f"The task raised Snooze, to run again at {finish.run_at}; with "
                 f'{self.executor.options.where}["immediate"] on, nobody runs it later.'
             )
-            finish.become(self._failed(claim, finish, error))
-
-    def _failed(self, claim: Claim, finish: Finish, error: Exception) -> Finish:
-        return Finish.failed(
-            claim,
-            error,
-            worker_id=self.executor.worker_id,
-            started_at=finish.last_attempted_at,
-            finished_at=clock.now(),
-        )
+            instead = Finish.failed(
+                claim,
+                error,
+                worker_id=self.executor.worker_id,
+                started_at=finish.last_attempted_at,
+                finished_at=finish.finished_at,
+            )
+            finish.become(instead)
 
 
 def _part_of_transaction(connection: BaseDatabaseWrapper) -> Any:

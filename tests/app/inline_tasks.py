@@ -1,0 +1,74 @@
+"""Tasks for tests in which they run in the test's own thread."""
+
+from django.db import IntegrityError
+
+from durable_tasks import fixed, task
+from durable_tasks.models import Job
+
+from .models import Effect
+
+
+@task
+def effect_then_fail(key):
+    Effect.objects.create(key=key)
+    raise ValueError("after the effect")
+
+
+@task
+def deep():
+    """Return what some databases refuse."""
+    value = []
+    for _ in range(500):
+        value = [value]
+    return value
+
+
+@task(takes_context=True)
+def row_status(context):
+    return Job.objects.get(id=context.task_result.id).status
+
+
+@task(on_worker_lost="fail")
+def once():
+    return "once"
+
+
+def _break(key):
+    found = Effect.objects.create(key=key)
+    Effect.objects.create(id=found.id, key=key)
+
+
+@task
+def break_constraint(key):
+    """Leave an effect, and another one of the same id, which the database refuses."""
+    _break(key)
+
+
+@task
+async def async_break_constraint(key):
+    found = await Effect.objects.acreate(key=key)
+    await Effect.objects.acreate(id=found.id, key=key)
+
+
+@task
+def swallow_error(key):
+    try:
+        _break(key)
+    except IntegrityError:
+        return "well"
+
+
+@task(takes_context=True, max_attempts=2, backoff=fixed(0))
+def break_then_succeed(context, key):
+    if context.attempt == 1:
+        _break(key)
+    Effect.objects.create(key=key)
+
+
+def during():
+    """What the test wants to be done while a task runs."""
+
+
+@task
+def call_during():
+    during()
