@@ -1,6 +1,6 @@
 """Tasks for tests in which they run in the test's own thread."""
 
-from django.db import IntegrityError
+from django.db import IntegrityError, transaction
 
 from durable_tasks import fixed, task
 from durable_tasks.models import Job
@@ -72,3 +72,27 @@ def during():
 @task
 def call_during():
     during()
+
+
+@task
+def durable(key):
+    with transaction.atomic(durable=True):
+        Effect.objects.create(key=key)
+
+
+@task
+def for_ever():
+    for_ever.enqueue()
+
+
+@task
+def effect_on_commit(key):
+    """Leave an effect, and another one by a task that is enqueued after the commit."""
+    with transaction.atomic():
+        Effect.objects.create(key=key)
+        effect_after.enqueue_on_commit(key)
+
+
+@task
+def effect_after(key):
+    Effect.objects.create(key=f"{key} after")
