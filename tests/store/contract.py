@@ -498,6 +498,18 @@ class FaultContract(StoreTestCase):
         failed_ids = set(Job.objects.failed().values_list("id", flat=True))
         self.assertEqual(failed_ids, {finishes[number].id for number in (0, 7, 8, 19)})
 
+    def test_a_refused_ending_leaves_the_callers_transaction_as_it_is(self) -> None:
+        [job] = make_jobs()
+        store = store_for(connection)
+        with transaction.atomic():
+            [other] = make_jobs(status="SCHEDULED")
+            [claim] = self.claim(store=store)
+            finish = succeeded(claim)
+            finish.return_value = "{no JSON"
+            self.assertEqual(self.finish(finish, store=store), {job.id})
+            self.assertTrue(Job.objects.scheduled().filter(id=other.id).exists())
+        self.assert_refused(Job.objects.failed().get(), finish)
+
     def test_a_refused_ending_with_an_old_lease_changes_nothing(self) -> None:
         [job] = make_jobs()
         [claim] = self.claim()
@@ -815,6 +827,13 @@ class HoldContract(StoreTestCase):
         self.assertEqual(len(self.store.held_by("me", limit=2)), 2)
         self.assertEqual(self.store.held_by("nobody"), [])
 
+    def test_held_by_keeps_to_a_backend(self) -> None:
+        mine = self.make_mine()
+        make_running(3, "me", backend_name="another")
+        claims = self.store.held_by("me", backend_name="default")
+        self.assertEqual({claim.id for claim in claims}, {job.id for job in mine})
+        self.assertEqual(self.store.held_by("me", backend_name="a third"), [])
+
     def test_tokens_of_gives_id_and_lease(self) -> None:
         mine = self.make_mine()
         self.assertCountEqual(self.store.tokens_of("me"), [(job.id, 3) for job in mine])
@@ -825,6 +844,44 @@ class HoldContract(StoreTestCase):
         self.assertEqual(self.store.owners(), ["me", "you"])
         Job.objects.running().filter(worker_id="me").update(status="READY")
         self.assertEqual(self.store.owners(), ["you"])
+
+
+class TakeContract(StoreTestCase):
+    """One job that is named, on a connection of its own and on the project's."""
+
+    def test_take_is_a_claim_of_one_job(self) -> None:
+        for store in (self.store, store_for(connection)):
+            jobs = make_jobs(3, priority=lambda number: number, args=[1], errors=["old"])
+            now = timezone.now()
+            [same] = [Job.objects.get(id=jobs[0].id)]
+            claim = store.take(jobs[0].id, worker_id="me", now=now)
+            assert claim is not None
+            self.assertEqual((claim.id, claim.lease, claim.attempts), (same.id, 1, 1))
+            self.assertEqual((json.loads(claim.args), claim.started_at), ([1], None))
+            self.assertEqual(json.loads(claim.errors or ""), ["old"])
+            self.assertEqual((claim.run_at, claim.enqueued_at), (same.run_at, same.enqueued_at))
+            row = state(jobs[0].id)
+            self.assertEqual((row["status"], row["worker_id"]), ("RUNNING", "me"))
+            self.assertEqual((row["started_at"], row["last_attempted_at"]), (now, now))
+            self.assertEqual(self.finish(succeeded(claim), store=store), {claim.id})
+            self.assertEqual(Job.objects.ready().count(), 2)
+            Job.objects.all().delete()
+
+    def test_take_leaves_what_is_not_ready(self) -> None:
+        for status in set(STATUSES) - {"READY"}:
+            [job] = make_jobs(status=status)
+            before = state(job.id)
+            self.assertIsNone(self.store.take(job.id, worker_id="me", now=timezone.now()))
+            self.assertEqual(state(job.id), before)
+        self.assertIsNone(self.store.take(new_job().id, worker_id="me", now=timezone.now()))
+
+    def test_take_is_part_of_the_callers_transaction(self) -> None:
+        [job] = make_jobs()
+        before = state(job.id)
+        with transaction.atomic():
+            store_for(connection).take(job.id, worker_id="me", now=timezone.now())
+            transaction.set_rollback(True)
+        self.assertEqual(state(job.id), before)
 
 
 class CancelContract(StoreTestCase):
@@ -1066,6 +1123,7 @@ class StoreContract(
     RetentionContract,
     PruneDueContract,
     HoldContract,
+    TakeContract,
     CancelContract,
     ClockContract,
     ConnectionContract,

@@ -135,6 +135,7 @@ class PlanContract(StoreTestCase):
         self.assert_served_by(
             "durable_job_running",
             lambda: self.store.held_by("w7"),
+            lambda: self.store.held_by("w7", backend_name="default"),
             lambda: self.store.tokens_of("w7"),
             lambda: self.store.owners(),
         )
