@@ -14,9 +14,9 @@ from django.db import transaction
 from django.test import TestCase, override_settings
 from django.utils import timezone
 
-from durable_tasks import DurableTasksError, NotSerializable, testing
+from durable_tasks import DurableTasksError, NotSerializable, Periodic, testing
 from durable_tasks.compat import TaskResultStatus, task_finished, task_started
-from durable_tasks.models import Worker
+from durable_tasks.models import Job, PeriodicTask, Worker
 from durable_tasks.testing import (
     LiveRunner,
     RunnerTestCase,
@@ -39,6 +39,7 @@ from .helpers import (
     WorkerTestCase,
     effects,
     environment,
+    eventually,
     from_django,
     heard,
     held,
@@ -466,6 +467,34 @@ def patience(seconds):
     from unittest import mock
 
     return mock.patch.object(testing.live, "PATIENCE", seconds)
+
+
+HOURLY = {"tick": Periodic("1h", task="tests.app.tasks.effect", args=["tick"])}
+
+
+@override_settings(TASKS=tasks_setting(periodic=HOURLY))
+class PeriodicTasksTests(RunnerTestCase):
+    available_apps = WorkerTestCase.available_apps
+    periodic = True
+
+    def test_they_follow_the_clock_of_the_test(self):
+        eventually(PeriodicTask.objects.exists, "the runner has read the settings")
+        with frozen_time() as clock:
+            for hours in (1, 2):
+                clock.tick(timedelta(hours=1))
+                eventually(lambda hours=hours: len(effects("tick")) == hours, "it is fired")
+        self.assertEqual(Job.objects.filter(schedule="tick").count(), 2)
+
+
+@override_settings(TASKS=tasks_setting(periodic=HOURLY))
+class NoPeriodicTasksTests(RunnerTestCase):
+    available_apps = WorkerTestCase.available_apps
+
+    def test_none_is_fired_unless_it_is_asked_for(self):
+        with frozen_time() as clock:
+            clock.tick(timedelta(days=1))
+            self.runner.wait_for(self.runner.submit(tasks.effect, "mine"))
+        self.assertEqual((effects(), PeriodicTask.objects.count()), (["mine"], 0))
 
 
 class OfRunnerTests(WorkerTestCase):

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "task_runner(workers, queue_names, backend): arguments of the runner that the fixture "
-        "task_runner gives.",
+        "task_runner(workers, queue_names, backend, periodic): arguments of the runner that the "
+        "fixture task_runner gives.",
     )
 
 

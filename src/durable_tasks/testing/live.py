@@ -81,12 +81,12 @@ class LiveRunner(Runner):
 def live_runner(**arguments: Any) -> Iterator[LiveRunner]:
     """Give a runner that works beside the test until the end of the block.
 
-    ``arguments``: those of ``Runner``. The test must commit what it enqueues: use a
-    ``TransactionTestCase``, or pytest-django's ``transactional_db``. Raises what ended the runner,
-    and ``AssertionError`` if it does not stop.
+    ``arguments``: those of ``Runner``; without ``periodic=True``, it fires no periodic tasks. The
+    test must commit what it enqueues: use a ``TransactionTestCase``, or pytest-django's
+    ``transactional_db``. Raises what ended the runner, and ``AssertionError`` if it does not stop.
     """
     with _on_disk(), moved_clock(clock.source or (lambda: datetime.now(UTC))):
-        runner = LiveRunner(**{"interval": INTERVAL, **arguments})
+        runner = LiveRunner(**{"interval": INTERVAL, "periodic": False, **arguments})
         thread = threading.Thread(target=runner.run, name="test runner", daemon=True)
         thread.start()
         try:
@@ -134,7 +134,12 @@ class RunnerTestCase(TransactionTestCase):
                 f"add it to {type(self).__name__}.databases."
             )
         self.runner = self.enterContext(
-            live_runner(workers=self.workers, queue_names=self.queue_names, backend=self.backend)
+            live_runner(
+                workers=self.workers,
+                queue_names=self.queue_names,
+                backend=self.backend,
+                periodic=self.periodic,
+            )
         )
 
 
