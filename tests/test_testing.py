@@ -48,6 +48,7 @@ from .helpers import (
 )
 
 NOON = "2026-03-01 12:00"
+HOURLY = {"tick": Periodic("1h", task="tests.app.tasks.effect", args=["tick"])}
 
 
 def local(*parts):
@@ -174,6 +175,16 @@ class RunContract:
         ):
             with self.assertRaisesMessage(DurableTasksError, f"not ready to run: {text}"):
                 run_task(each)
+
+    @override_settings(TASKS=tasks_setting(periodic=HOURLY))
+    def test_periodic_tasks_that_are_due(self):
+        with frozen_time(NOON) as clock:
+            self.assertEqual(run_tasks(periodic=True), [])
+            clock.tick(timedelta(hours=1))
+            self.assertEqual(run_tasks(), [])
+            [result] = run_tasks(periodic=True)
+            self.assertEqual((effects(), result.job.schedule), (["tick"], "tick"))
+            self.assertEqual(run_tasks(periodic=True), [])
 
     async def test_async_tests_can_run_them(self):
         await tasks.async_effect.aenqueue("a")
@@ -467,9 +478,6 @@ def patience(seconds):
     from unittest import mock
 
     return mock.patch.object(testing.live, "PATIENCE", seconds)
-
-
-HOURLY = {"tick": Periodic("1h", task="tests.app.tasks.effect", args=["tick"])}
 
 
 @override_settings(TASKS=tasks_setting(periodic=HOURLY))

@@ -12,6 +12,7 @@ from django.db import connections
 from .. import clock
 from ..backend import DatabaseBackend
 from ..chores import promote
+from ..chores.schedule import Timetable
 from ..compat import DEFAULT_TASK_BACKEND_ALIAS, AnyTaskResult
 from ..exceptions import DurableTasksError
 from ..inline import Inline
@@ -28,6 +29,7 @@ def run_tasks(
     backend: str = DEFAULT_TASK_BACKEND_ALIAS,
     limit: int = 1000,
     on_commit: bool = True,
+    periodic: bool = False,
 ) -> list[DurableTaskResult]:
     """Run what is ready, and what becomes ready by it, until nothing is left.
 
@@ -37,7 +39,8 @@ def run_tasks(
 
     ``queue_names``: only these queues, or None for all. ``backend``: its alias. ``limit``: so many
     runs at most. ``on_commit``: before each run, call what waits for the commit of a ``TestCase``'s
-    transaction, as ``captureOnCommitCallbacks(execute=True)`` does.
+    transaction, as ``captureOnCommitCallbacks(execute=True)`` does. ``periodic``: first enqueue the
+    periodic tasks that are due; a new one is due at its first time after the first such call.
 
     Returns the result of each job that has run, as it is at the end, in the order of their first
     runs. Raises ``DurableTasksError`` if jobs are still ready after ``limit`` runs, and inside an
@@ -50,6 +53,10 @@ def run_tasks(
     queues = Queues(backend, None if queue_names is None else tuple(queue_names))
     runs: Counter[str] = Counter()
     ran: dict[UUID, None] = {}
+    if periodic:
+        timetable = Timetable(backend, kept.durable_options.periodic)
+        timetable.sync(clock.now())
+        timetable.tick(clock.now())
     while True:
         _get_ready(inline, on_commit=on_commit)
         if runs.total() >= limit and inline.store.peek(queues).ready:
