@@ -18,6 +18,7 @@ from durable_tasks.compat import (
     task_enqueued,
     task_finished,
     task_started,
+    tasks_logger,
 )
 from durable_tasks.models import Job
 from durable_tasks.store import store_for
@@ -128,6 +129,15 @@ class EndingsContract:
         tasks.effect_then_more.enqueue("x", 2)
         self.assertEqual(effects(), ["x", "x+", "x++"])
         self.assertEqual(Job.objects.successful().count(), 3)
+
+    def test_coroutines_may_enqueue_others(self):
+        result = inline_tasks.async_enqueue.enqueue(["a", "b"])
+        self.assertEqual(result.return_value, ["SUCCESSFUL"] * 4)
+        self.assertEqual(effects(), ["a", "a", "b", "b"])
+
+    async def test_coroutines_may_enqueue_others_in_async_code(self):
+        result = await inline_tasks.async_enqueue.aenqueue(["a"])
+        self.assertEqual(result.return_value, ["SUCCESSFUL"] * 2)
 
     def test_a_task_that_must_not_run_twice_runs(self):
         result = inline_tasks.once.enqueue()
@@ -302,8 +312,8 @@ class SignalsTests(WorkerTestCase):
         self.assertIn("failed: builtins.ValueError: no luck", logs)
 
     def test_djangos_own_log_lines_come_from_its_signals(self):
-        with self.assertLogs("django.tasks", "DEBUG") as logs:
+        with self.assertLogs(tasks_logger.name, "DEBUG") as logs:
             self.run_some()
         self.assertEqual(len(logs.records), 8)
-        with self.assertNoLogs("django.tasks", logging.DEBUG):
+        with self.assertNoLogs(tasks_logger.name, logging.DEBUG):
             self.run_some(signals=False)

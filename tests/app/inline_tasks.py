@@ -6,6 +6,7 @@ from durable_tasks import fixed, task
 from durable_tasks.models import Job
 
 from .models import Effect
+from .tasks import async_effect, effect
 
 
 @task
@@ -96,3 +97,12 @@ def effect_on_commit(key):
 @task
 def effect_after(key):
     Effect.objects.create(key=f"{key} after")
+
+
+@task
+async def async_enqueue(keys):
+    """Enqueue two tasks for each key, one of either kind."""
+    results = []
+    for key in keys:
+        results += [await effect.aenqueue(key), await async_effect.aenqueue(key)]
+    return [result.status for result in results]
