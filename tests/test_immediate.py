@@ -256,6 +256,13 @@ class InsideTests(EndingsContract, TestCase):
         Effect.objects.create(key="mine")
         self.assertEqual((effects(), result.job.status), (["mine"], "FAILED"))
 
+    def test_a_block_that_the_task_leaves_open_is_undone_alone(self):
+        with transaction.atomic():
+            result = tasks.leave_transaction_open.enqueue("never")
+            Effect.objects.create(key="mine")
+        self.assertEqual((effects(), result.job.status), (["mine"], "SUCCESSFUL"))
+        self.assertEqual(len(connection.atomic_blocks), 2)  # those of the test
+
     def test_the_callers_rollback_takes_all_of_it(self):
         with self.assertRaises(KeyError), transaction.atomic():
             tasks.effect.enqueue("x")

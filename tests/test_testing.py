@@ -298,8 +298,13 @@ class EnqueuedTests(TestCase):
                 "queue 'mail', priority 5",
             ],
         )
-        self.assertIn("wait for a commit", lines[4])
-        self.assertIn("captureOnCommitCallbacks(execute=True)", lines[4])
+        self.assertEqual(
+            lines[4:],
+            [
+                "Functions that wait for a commit: 1. captureOnCommitCallbacks(execute=True) and "
+                "run_tasks() call them."
+            ],
+        )
 
     def test_a_failure_says_how_many_there_are(self):
         tasks.add.enqueue(1)
@@ -309,6 +314,9 @@ class EnqueuedTests(TestCase):
             assert_enqueued(tasks.add, count=2)
         with self.assertRaisesMessage(AssertionError, "No job of tests.app.tasks.echo waiting.\n"):
             assert_enqueued(tasks.echo)
+        with self.assertRaises(AssertionError) as raised:
+            assert_enqueued(tasks.echo)
+        self.assertNotIn("commit", str(raised.exception))
         run_tasks()
         with self.assertRaisesMessage(AssertionError, "Nothing is enqueued."):
             assert_enqueued(tasks.add)

@@ -116,6 +116,7 @@ class Inline:
             with ExitStack() as stack:
                 for connection in before:
                     stack.enter_context(_part_of_transaction(connection))
+                depths = [(len(each.savepoint_ids), len(_blocks(each))) for each in before]
                 # What a task leaves in context variables, such as a language, ends with it.
                 finish = copy_context().run(execute, claim, run)
                 if isinstance(finish.exception, DatabaseError):
@@ -126,13 +127,17 @@ class Inline:
                         "The task has caught a database error inside its caller's transaction: "
                         "what it wrote is undone. Catch it around a transaction.atomic() block."
                     )
+                for connection, (savepoints, blocks) in zip(before, depths, strict=True):
+                    if len(_blocks(connection)) > blocks:  # the task has left one open
+                        del connection.savepoint_ids[savepoints:], _blocks(connection)[blocks:]
+                        connection.set_rollback(True)
         except DatabaseError as error:
             assert finish is not None
             if finish.exception is None:
                 run.exception = error
                 finish = self.executor.given_up(claim, run, pause=0.0)
         for connection in in_transactions():
-            if connection not in before:  # the task has left it open
+            if connection not in before:  # nor is this one the caller's
                 with suppress(Exception):
                     connection.close()
                 del connections[connection.alias]
@@ -161,6 +166,12 @@ def _part_of_transaction(connection: BaseDatabaseWrapper) -> Any:
     """Return a block that is a part of the open transaction, to be kept or undone alone."""
     part: Any = transaction.atomic(using=connection.alias)
     # What Django lets pass right inside a TestCase, such as durable=True, passes in here as well.
-    blocks: Any = connection.atomic_blocks
+    blocks = _blocks(connection)
     part._from_testcase = bool(blocks) and blocks[-1]._from_testcase
     return part
+
+
+def _blocks(connection: BaseDatabaseWrapper) -> list[Any]:
+    """Return the connection's open ``atomic()`` blocks."""
+    blocks: list[Any] = connection.atomic_blocks
+    return blocks

@@ -51,7 +51,7 @@ class Runner:
         # Set once the runner has its name, and once it has ended.
         self.ready = threading.Event()
         self.finished = threading.Event()
-        self._queues = Queues(backend, queue_names)
+        self._queues = Queues(backend, None if queue_names is None else tuple(queue_names))
         self._worker = Worker(
             WorkerSettings(
                 sender=type(self.backend),
