@@ -164,6 +164,16 @@ class EndingsContract:
         with self.assertRaisesMessage(InvalidTask, "run_after needs a worker"):
             tasks.add.using(run_after=later)
 
+    @override_settings(TASKS=tasks_setting(immediate=True, retain=60, retain_failed="1h"))
+    def test_jobs_stay_as_long_as_with_a_worker(self):
+        for task, stays in (
+            (tasks.no_value, timedelta(minutes=1)),
+            (tasks.fail, timedelta(hours=1)),
+            (inline_tasks.atomic, timedelta(minutes=1)),
+        ):
+            job = task.enqueue().job
+            self.assertEqual(job.delete_after, job.finished_at + stays)
+
     def test_signals_come_in_their_order_and_a_broken_receiver_does_no_harm(self):
         order = []
         with (

@@ -303,7 +303,7 @@ class DatabaseBackend(BaseTaskBackend):
         """Return what runs this backend's jobs in the caller's thread."""
         from .inline import Inline  # late, as in _engine
 
-        return Inline(type(self), self.alias, self.durable_options)
+        return Inline(type(self), self.durable_options, self.retention)
 
     def _run(self, inline: "Inline", row: "NewJob") -> DurableTaskResult:
         """Run a job that was just inserted and return its result."""

@@ -19,6 +19,7 @@ from .execute import Executor, Run
 from .ids import new_worker_id
 from .models import Job
 from .options import Options
+from .retention import Retention
 from .statuses import JobStatus
 from .store import Claim, Finish, Queues, Store, store_for
 from .transactions import in_transactions
@@ -39,25 +40,27 @@ class Inline:
     A run is part of every transaction that is open in this thread, and is undone alone if the
     database refuses something in it. Runs have no time limit and can't be interrupted.
 
-    ``sender``: the backend's class, as Django's signals have it.
+    ``sender``: the backend's class, as Django's signals have it. ``options``: the backend's.
+    ``retention``: how long its jobs stay.
     """
 
-    def __init__(self, sender: type, backend_name: str, options: Options) -> None:
+    def __init__(self, sender: type, options: Options, retention: Retention) -> None:
         self.database = router.db_for_write(Job)
         self.executor = Executor(
-            backend_name=backend_name,
+            backend_name=retention.backend_name,
             worker_id=this_process(),
             now=clock.now,
             options=options,
             database=self.database,
             on_start=lambda claim, started_at: None,  # said before: a coroutine could not wait
+            retention=retention,
             durable=False,
         )
         self._announcements = Announcements(sender, self.executor)
 
     @property
     def store(self) -> Store:
-        return store_for(connections[self.database])
+        return store_for(connections[self.database], retention=self.executor.retention)
 
     def claim(self, queues: Queues) -> Claim | None:
         """Claim the READY job that a worker would take next, or return None."""

@@ -106,3 +106,8 @@ async def async_enqueue(keys):
     for key in keys:
         results += [await effect.aenqueue(key), await async_effect.aenqueue(key)]
     return [result.status for result in results]
+
+
+@task(atomic=True)
+def atomic():
+    pass
