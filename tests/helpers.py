@@ -176,6 +176,34 @@ QUICK = ("--no-startup-delay", "--no-reload")
 
 
 @contextmanager
+def running(
+    command: Sequence[str], env: Mapping[str, str], cwd: Path = ROOT
+) -> Iterator[WorkerProcess]:
+    """Give a process that is gone after the block, with what it started in its group."""
+    with tempfile.TemporaryDirectory(prefix="durable-tasks-worker-") as folder:
+        path = Path(folder) / "output"
+        with path.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Signals to the tests are not for it, and what it starts ends with it.
+                start_new_session=True,
+            )
+        worker = WorkerProcess(process, path)
+        try:
+            yield worker
+        except BaseException as error:
+            error.add_note(f"Output of process {process.pid}:\n{worker.output()}")
+            raise
+        finally:
+            worker.kill()
+
+
+@contextmanager
 def running_worker(
     *arguments: str,
     env: Mapping[str, str] | None = None,
@@ -188,30 +216,14 @@ def running_worker(
     ``options``: the backend's OPTIONS. ``ready``: wait until it looks for work. ``prefix``: of its
     command line.
     """
-    with tempfile.TemporaryDirectory(prefix="durable-tasks-worker-") as folder:
-        path = Path(folder) / "output"
-        with path.open("wb") as output:
-            process = subprocess.Popen(
-                [*prefix, *command("db_worker", *QUICK, *arguments)],
-                cwd=ROOT,
-                env=environment(env, options),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                # Signals to the tests are not for it, and what it starts ends with it.
-                start_new_session=True,
+    line = [*prefix, *command("db_worker", *QUICK, *arguments)]
+    with running(line, environment(env, options)) as worker:
+        if ready:
+            eventually(
+                lambda: worker.row() or worker.process.poll() is not None, "the worker starts"
             )
-        worker = WorkerProcess(process, path)
-        try:
-            if ready:
-                eventually(lambda: worker.row() or process.poll() is not None, "the worker starts")
-                assert process.poll() is None, "The worker ended at once."
-            yield worker
-        except BaseException as error:
-            error.add_note(f"Output of worker {process.pid}:\n{worker.output()}")
-            raise
-        finally:
-            worker.kill()
+            assert worker.process.poll() is None, "The worker ended at once."
+        yield worker
 
 
 def run_worker(

@@ -253,16 +253,16 @@ class Supervisor:
         logger.log(level, text, *values, extra={"worker_id": worker_id or self._name})
 
 
-def command_line(arguments: Sequence[str]) -> list[str]:
+def command_line(arguments: Sequence[str], option: str = "--processes") -> list[str]:
     """Return the command line of this process, to start it again.
 
-    ``arguments``: those with which it came to be here. Raises ``DurableTasksError`` if it does
-    not end with them: a program that puts its arguments together itself would run something
-    else, or start a supervisor again and again.
+    ``arguments``: those with which it came to be here. ``option``: the one that asks for it. Raises
+    ``DurableTasksError`` if it does not end with them: a program that puts its arguments together
+    itself would run something else, or start a supervisor again and again.
     """
     if not arguments or sys.orig_argv[-len(arguments) :] != list(arguments):
         raise DurableTasksError(
-            "--processes works only on the command line of manage.py or django-admin: "
+            f"{option} works only on the command line of manage.py or django-admin: "
             "each worker is that command line again, in a process of its own."
         )
     return [sys.executable, *sys.orig_argv[1:]]

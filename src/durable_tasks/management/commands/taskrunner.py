@@ -1,7 +1,7 @@
 """``manage.py taskrunner``: a worker for every queue of a backend, with a thread for each CPU."""
 
 import os
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser
 from typing import Any
 
 from django.core.management import call_command
@@ -17,6 +17,8 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         one_line_errors(parser)
+        # As that of db_worker.
+        parser.add_argument("--supervised", action="store_true", help=SUPPRESS)
         parser.add_argument(
             "-w",
             "--workers",
@@ -54,6 +56,7 @@ class Command(BaseCommand):
             "--queue-name=*",
             "--no-reload",
             "--no-startup-delay",
+            *(["--supervised"] if options["supervised"] else []),
             f"--threads={options['workers']}",
             f"--interval={options['delay']}",
             f"--backend={options['backend_name']}",

@@ -1,0 +1,92 @@
+"""A worker in a uWSGI mule: ``mule = durable_tasks.contrib.mule:taskrunner``.
+
+The environment says how it works, in an ini file as ``env = DURABLE_TASKS_THREADS=8``:
+
+- ``DURABLE_TASKS_THREADS``: sync tasks at once; 4 if it is not set.
+- ``DURABLE_TASKS_QUEUES``: the queues to serve, separated by commas; all if it is not set.
+- ``DURABLE_TASKS_BACKEND``: the key in ``TASKS`` whose tasks to run; ``default`` if it is not set.
+- ``DURABLE_TASKS_WORKER_ID``: a name; the worker is called NAME-1 in the first mule, and so on.
+  Generated if it is not set.
+"""
+
+import logging
+import os
+import signal
+import time
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+import django
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import CommandError
+from django.db import DatabaseError
+
+from ..compat import DEFAULT_TASK_BACKEND_ALIAS
+from ..exceptions import DurableTasksError
+
+if TYPE_CHECKING:
+    from ..worker.worker import WorkerSettings
+
+logger = logging.getLogger("durable_tasks")
+
+# What uWSGI sends a mule: to stop, and to reload. Others may send SIGTERM.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT)
+# Seconds after which a worker that can't work ends: uWSGI starts the next one at once.
+PAUSE = 5.0
+
+
+def taskrunner() -> None:
+    """Run a worker until uWSGI stops this mule, or reloads it."""
+    import uwsgi  # uWSGI's own: it is nowhere else
+
+    if not apps.ready:  # with lazy-apps, or without an application
+        django.setup()
+    # Not sooner: they import models.
+    from ..management.commands.db_worker import set_up_logging
+    from ..worker.stopping import STUCK
+    from ..worker.worker import Worker
+
+    set_up_logging(verbosity=1)
+    try:
+        worker = Worker(settings_from(os.environ, uwsgi.mule_id()), exit=partial(os._exit, STUCK))
+        for number in STOP_SIGNALS:
+            signal.signal(number, lambda number, frame: worker.stop())
+        worker.run()
+    except (DurableTasksError, ImproperlyConfigured, DatabaseError) as error:
+        logger.error("The mule can't run tasks: %s", str(error).strip())
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        time.sleep(PAUSE)
+    else:
+        logger.info("Worker %s has stopped.", worker.id, extra={"worker_id": worker.id})
+
+
+def settings_from(environment: Mapping[str, str], number: int) -> "WorkerSettings":
+    """Return what the worker has to know. ``number``: which of uWSGI's mules it is in, from 1.
+
+    Raises ``ImproperlyConfigured``, naming the variable, if a value is wrong.
+    """
+    from ..management import durable_backend, queue_names
+    from ..management.commands.db_worker import above_zero, worker_id
+    from ..store import Queues
+    from ..worker.worker import WorkerSettings
+
+    def read[T](name: str, default: str, parse: Callable[[str], T]) -> T:
+        name = f"DURABLE_TASKS_{name}"
+        try:
+            return parse(environment.get(name) or default)
+        except (ArgumentTypeError, CommandError) as error:
+            raise ImproperlyConfigured(f"{name}: {error}") from error
+
+    backend = read("BACKEND", DEFAULT_TASK_BACKEND_ALIAS, durable_backend)
+    name = environment.get("DURABLE_TASKS_WORKER_ID")
+    return WorkerSettings(
+        sender=type(backend),
+        options=backend.durable_options,
+        queues=Queues(backend.alias, read("QUEUES", "*", lambda text: queue_names(text, "it"))),
+        threads=read("THREADS", "4", above_zero),
+        worker_id=name and read("WORKER_ID", "", lambda text: worker_id(f"{text}-{number}")),
+    )

@@ -1,0 +1,77 @@
+"""The web server: Granian, which keeps the site's workers as processes of their own."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from granian import Granian
+from granian.constants import Interfaces
+from granian.log import LogLevels
+from watchfiles import Change, DefaultFilter
+
+from .application import load_site
+
+LOG_LEVELS = [LogLevels.warning, LogLevels.info, LogLevels.debug]
+
+
+class SourceFilter(DefaultFilter):  # type: ignore[misc]
+    """What is worth a reload. Not every file: the database may be one, and uploads are."""
+
+    def __call__(self, change: Change, path: str) -> bool:
+        return path.endswith((".py", ".html", ".mo")) and super().__call__(change, path)
+
+
+class Server(Granian):  # type: ignore[misc]
+    """Granian with the site.
+
+    ``path``: of the application, see ``application``. ``lifespan``: whether an ASGI application is
+    told of its start and its end. ``threads``: per worker, or None for what suits the interface.
+    ``reload``: the folder whose changes count, or None. ``grace``: whole seconds that requests have
+    to end when the server stops or reloads. ``on_stop``: called as soon as the server
+    is to stop, when it still has requests to answer.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        asgi: bool,
+        lifespan: bool,
+        address: str,
+        port: int,
+        workers: int,
+        threads: int | None,
+        reload: Path | None,
+        grace: int,
+        log_access: bool,
+        verbosity: int,
+        on_stop: Callable[[], None],
+    ) -> None:
+        self._on_stop = on_stop
+        self._load = partial(load_site, path, asgi=asgi)
+        with_asgi = Interfaces.ASGI if lifespan else Interfaces.ASGINL
+        super().__init__(
+            path,
+            address=address,
+            port=port,
+            interface=with_asgi if asgi else Interfaces.WSGI,
+            workers=workers,
+            blocking_threads=threads,
+            log_level=LOG_LEVELS[min(verbosity, 2)],
+            log_access=log_access,
+            respawn_failed_workers=True,
+            workers_kill_timeout=grace,
+            reload=reload is not None,
+            reload_paths=[reload] if reload is not None else None,
+            reload_filter=SourceFilter,
+            # An error in what was just saved: the next change may mend it.
+            reload_ignore_worker_failure=True,
+        )
+
+    def run(self) -> None:
+        """Serve until a signal stops it. Raises ``SystemExit`` if the site can't be served."""
+        self.serve(target_loader=self._load, wrap_loader=False)
+
+    def shutdown(self, exit_code: int = 0) -> None:
+        self._on_stop()
+        super().shutdown(exit_code)
