@@ -57,6 +57,7 @@ class Server(Granian):  # type: ignore[misc]
             interface=with_asgi if asgi else Interfaces.WSGI,
             workers=workers,
             blocking_threads=threads,
+            websockets=asgi,
             log_level=LOG_LEVELS[min(verbosity, 2)],
             log_access=log_access,
             respawn_failed_workers=True,

@@ -1,0 +1,112 @@
+"""A site for the tests, written into a folder: its code can change while it runs."""
+
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..helpers import ROOT, WorkerProcess, environment, eventually, running
+
+FILES = {
+    "settings": """
+from pathlib import Path
+
+from tests.settings import *
+
+BASE_DIR = Path(__file__).parent.parent
+DEBUG = True
+INSTALLED_APPS = [*INSTALLED_APPS, "durable_tasks.contrib.serve"]
+ALLOWED_HOSTS = ["127.0.0.1"]
+ROOT_URLCONF = "project.urls"
+WSGI_APPLICATION = "project.wsgi.application"
+""",
+    "wsgi": """
+from django.core.wsgi import get_wsgi_application
+
+application = get_wsgi_application()
+""",
+    "asgi": """
+from django.core.asgi import get_asgi_application
+
+application = get_asgi_application()
+""",
+    "urls": """
+from django.contrib import admin
+from django.http import HttpResponse
+from django.urls import path
+
+from .tasks import say
+
+
+def enqueue(request):
+    return HttpResponse(say.enqueue().id)
+
+
+urlpatterns = [path("admin/", admin.site.urls), path("enqueue/", enqueue)]
+""",
+    "tasks": """
+from durable_tasks import task
+
+
+@task
+def say():
+    return "one"
+""",
+}
+
+
+class Site:
+    """A site's folder, and where it is served."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder = folder
+        self.port = port
+        (folder / "project").mkdir()
+        (folder / "project" / "__init__.py").touch()
+        for name, text in FILES.items():
+            self.write(name, text)
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / "project" / f"{name}.py").write_text(text)
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Return the status and the text of an answer, once there is one."""
+
+        def answer() -> tuple[int, str] | None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{path}") as response:
+                    return response.status, response.read().decode()
+            except urllib.error.HTTPError as error:
+                return error.code, error.read().decode()
+            except OSError:
+                return None
+
+        found = eventually(answer, f"the site answers /{path}")
+        assert found is not None
+        return found
+
+    @contextmanager
+    def running(self, *command: str, **env: str) -> Iterator[WorkerProcess]:
+        """Give a process with this site's settings that is gone after the block."""
+        variables: dict[str, Any] = environment(
+            {
+                "DJANGO_SETTINGS_MODULE": "project.settings",
+                "PYTHONPATH": f"{self.folder}:{ROOT}:{ROOT / 'src'}",
+                # A change within a second of the one before would be taken for the same file.
+                "PYTHONDONTWRITEBYTECODE": "1",
+                **env,
+            }
+        )
+        with running([sys.executable, *command], variables, self.folder) as process:
+            yield process
+
+
+@contextmanager
+def site(port: int) -> Iterator[Site]:
+    """Give a site that is gone after the block."""
+    with tempfile.TemporaryDirectory(prefix="durable-tasks-site-") as folder:
+        yield Site(Path(folder), port)
