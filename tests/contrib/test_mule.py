@@ -11,7 +11,7 @@ from unittest import skipUnless
 from django.core.exceptions import ImproperlyConfigured
 from django.test import SimpleTestCase
 
-from durable_tasks.contrib.mule import settings_from
+from durable_tasks.contrib.mule import from_options, settings_from
 from durable_tasks.models import Worker
 
 from ..app import tasks
@@ -42,6 +42,22 @@ class SettingsTests(SimpleTestCase):
         self.assertEqual((settings.threads, settings.worker_id), (2, "mule-3"))
         self.assertEqual(settings.queues.names, ("mail", "reports"))
 
+    def test_options_of_uwsgi_are_read_as_variables(self):
+        options = {
+            "master": True,
+            "durable-tasks-threads": b"2",
+            "durable-tasks-queues": [b"mail", b"reports"],
+            "durable-tasks-worker-id": True,  # without a value
+        }
+        self.assertEqual(
+            from_options(options),
+            {
+                "DURABLE_TASKS_THREADS": "2",
+                "DURABLE_TASKS_QUEUES": "reports",
+                "DURABLE_TASKS_WORKER_ID": "",
+            },
+        )
+
     def test_a_bad_value_is_an_error_that_names_the_variable(self):
         for name, value, message in (
             ("THREADS", "0", "must be a whole number above 0, not '0'"),
@@ -63,10 +79,10 @@ class MuleTests(WorkerTestCase):
                 *(UWSGI, "--master", "--need-app", "--http-socket", f"127.0.0.1:{made.port}"),
                 *("--module", "project.wsgi:application"),
                 *("--mule=durable_tasks.contrib.mule:taskrunner", *options),
+                *("--set", "durable-tasks-worker-id=mule"),
                 # A reload starts the program anew: the interpreter with what is installed here.
                 f"--binary-path={sys.executable}",
             ]
-            env = {"DURABLE_TASKS_WORKER_ID": "mule", **env}
             with made.running(*line, **env) as server:
                 if ready:
                     self.ready()

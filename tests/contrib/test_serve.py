@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from django.test import SimpleTestCase, override_settings
 
-from durable_tasks.contrib.serve.application import path_of
+from durable_tasks.contrib.serve.application import load_site, path_of
 from durable_tasks.contrib.serve.beside import WorkerBeside
 from durable_tasks.contrib.serve.management.commands import serve
 from durable_tasks.models import Job, Worker
@@ -76,9 +76,23 @@ class ValueTests(SimpleTestCase):
             ("There is no task backend 'nope'", port, "-k", "-b", "nope"),
             ("8001 threads are too many", port, "-k", "8001"),
             ("--tasks works only on the command line of manage.py", port, "-k"),
-            ("can't listen at no.such.host.invalid, port 80", "no.such.host.invalid:80"),
+            ("can't listen at 198.51.100.1, port 80: ", "198.51.100.1:80"),  # of nobody
+            ("can't listen at a..b, port 80: ", "a..b:80"),
         ):
             self.assert_refused(message, *arguments)
+
+    def test_the_command_line_comes_before_the_environment(self):
+        one, two = free_port(), free_port()
+        environment = {"GRANIAN_HOST": "0.0.0.0", "GRANIAN_PORT": str(one)}
+        for addrport, port, place in (
+            ((None, None), None, ("0.0.0.0", one)),
+            ((None, None), two, ("0.0.0.0", two)),
+            ((None, two), None, ("0.0.0.0", two)),
+            (("127.0.0.1", two), None, ("127.0.0.1", two)),
+        ):
+            with mock.patch.dict(os.environ, environment):
+                found = serve.Command().place({"addrport": addrport, "port": port})
+            self.assertEqual(found, place)
 
     @needs_granian
     def test_so_is_what_the_environment_says(self):
@@ -110,6 +124,12 @@ class ValueTests(SimpleTestCase):
         with mock.patch.dict(sys.modules, {"granian": None}):
             sys.modules.pop("durable_tasks.contrib.serve.server", None)
             self.assert_refused('install "django-durable-tasks[serve]"')
+
+    def test_static_files_are_served_while_debugging_only(self):
+        for asgi in (False, True):
+            with override_settings(DEBUG=True):
+                self.assertIn("StaticFilesHandler", type(load_site("", asgi=asgi)).__name__)
+            self.assertNotIn("StaticFilesHandler", type(load_site("", asgi=asgi)).__name__)
 
     def test_the_asgi_application_is_beside_that_of_wsgi_unless_it_is_named(self):
         for wsgi, asgi, path in (
@@ -268,7 +288,7 @@ class ServeTests(WorkerTestCase):
             self.assertNotIn("Traceback", server.output())
 
     def test_with_asgi(self):
-        with self.serving("--asgi") as (made, server):
+        with self.serving("--asgi", "--workers", "2") as (made, server):
             self.assert_looks_right(made)
             self.assertEqual(self.ran(made), "one")
             self.assertEqual(server.stop(), 0)

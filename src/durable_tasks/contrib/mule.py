@@ -1,12 +1,13 @@
 """A worker in a uWSGI mule: ``mule = durable_tasks.contrib.mule:taskrunner``.
 
-The environment says how it works, in an ini file as ``env = DURABLE_TASKS_THREADS=8``:
+Options of uWSGI, or variables of its environment, say how it works:
 
-- ``DURABLE_TASKS_THREADS``: sync tasks at once; 4 if it is not set.
-- ``DURABLE_TASKS_QUEUES``: the queues to serve, separated by commas; all if it is not set.
-- ``DURABLE_TASKS_BACKEND``: the key in ``TASKS`` whose tasks to run; ``default`` if it is not set.
-- ``DURABLE_TASKS_WORKER_ID``: a name; the worker is called NAME-1 in the first mule, and so on.
-  Generated if it is not set.
+- ``durable-tasks-threads``, ``DURABLE_TASKS_THREADS``: sync tasks at once; 4 if nothing is said.
+- ``durable-tasks-queues``, ``DURABLE_TASKS_QUEUES``: the queues to serve, separated by commas; all
+  if nothing is said.
+- ``durable-tasks-backend``, ``DURABLE_TASKS_BACKEND``: the key in ``TASKS`` whose tasks to run.
+- ``durable-tasks-worker-id``, ``DURABLE_TASKS_WORKER_ID``: a name; the worker is called NAME-1 in
+  the first mule, and so on. Generated if nothing is said.
 """
 
 import logging
@@ -42,26 +43,39 @@ def taskrunner() -> None:
     """Run a worker until uWSGI stops this mule, or reloads it."""
     import uwsgi  # uWSGI's own: it is nowhere else
 
-    if not apps.ready:  # with lazy-apps, or without an application
-        django.setup()
-    # Not sooner: they import models.
-    from ..management.commands.db_worker import set_up_logging
-    from ..worker.stopping import STUCK
-    from ..worker.worker import Worker
-
-    set_up_logging(verbosity=1)
     try:
-        worker = Worker(settings_from(os.environ, uwsgi.mule_id()), exit=partial(os._exit, STUCK))
+        if not apps.ready:  # without an application
+            django.setup()
+        # Not sooner: they import models.
+        from ..management.commands.db_worker import set_up_logging
+        from ..worker.stopping import STUCK
+        from ..worker.worker import Worker
+
+        set_up_logging(verbosity=1)
+        settings = settings_from({**os.environ, **from_options(uwsgi.opt)}, uwsgi.mule_id())
+        worker = Worker(settings, exit=partial(os._exit, STUCK))
         for number in STOP_SIGNALS:
             signal.signal(number, lambda number, frame: worker.stop())
         worker.run()
-    except (DurableTasksError, ImproperlyConfigured, DatabaseError) as error:
-        logger.error("The mule can't run tasks: %s", str(error).strip())
+    except Exception as error:
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+        told = isinstance(error, DurableTasksError | ImproperlyConfigured | DatabaseError)
+        logger.error("The mule can't run tasks: %s", str(error).strip(), exc_info=not told)
         time.sleep(PAUSE)
     else:
         logger.info("Worker %s has stopped.", worker.id, extra={"worker_id": worker.id})
+
+
+def from_options(options: Mapping[str, bytes | list[bytes] | bool]) -> dict[str, str]:
+    """Return those of uWSGI's options that are for us, as if the environment had them."""
+    found = {}
+    for name, value in options.items():
+        if name.startswith("durable-tasks-"):
+            last = value[-1] if isinstance(value, list) else value
+            text = last.decode() if isinstance(last, bytes) else ""
+            found[name.upper().replace("-", "_")] = text
+    return found
 
 
 def settings_from(environment: Mapping[str, str], number: int) -> "WorkerSettings":

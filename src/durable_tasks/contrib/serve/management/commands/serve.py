@@ -236,9 +236,10 @@ class Command(BaseCommand):
             with socket.socket(family, kind) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(where)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise CommandError(
-                f"The server can't listen at {host}, port {number}: {error.strerror}."
+                f"The server can't listen at {host}, port {number}: {reason}."
             ) from error
         return str(where[0]), number
 
