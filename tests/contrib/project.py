@@ -1,5 +1,6 @@
 """A site for the tests, written into a folder: its code can change while it runs."""
 
+import socket
 import sys
 import tempfile
 import urllib.error
@@ -88,6 +89,11 @@ class Site:
         found = eventually(answer, f"the site answers /{path}")
         assert found is not None
         return found
+
+    def is_closed(self) -> bool:
+        """Return whether nobody listens where it is served."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) != 0
 
     @contextmanager
     def running(self, *command: str, **env: str) -> Iterator[WorkerProcess]:

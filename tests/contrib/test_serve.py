@@ -285,7 +285,24 @@ class ServeTests(WorkerTestCase):
             self.assertEqual(server.wait(), 0)
             self.assertEqual(result.job.status, "SUCCESSFUL")
             self.assertFalse(Worker.objects.exists())
-            self.assertNotIn("Traceback", server.output())
+            for text in ("Traceback", "refused to gracefully stop"):
+                self.assertNotIn(text, server.output())
+
+    def test_nothing_outlives_a_server_that_is_killed(self):
+        with self.serving() as (made, server):
+            self.assertEqual(self.ran(made), "one")
+            os.kill(server.pid, signal.SIGKILL)
+            server.wait()
+            eventually(lambda: not Worker.objects.exists(), "the worker ends")
+            eventually(made.is_closed, "the site ends")
+
+    def test_a_terminal_that_is_closed_ends_a_server_that_reloads(self):
+        with self.serving("--reload") as (made, server):
+            self.assertEqual(self.ran(made), "one")
+            os.killpg(server.pid, signal.SIGHUP)
+            self.assertEqual(server.wait(), 0)
+            self.assertFalse(Worker.objects.exists())
+            self.assertTrue(made.is_closed())
 
     def test_with_asgi(self):
         with self.serving("--asgi", "--workers", "2") as (made, server):

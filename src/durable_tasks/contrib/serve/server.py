@@ -1,8 +1,14 @@
 """The web server: Granian, which keeps the site's workers as processes of their own."""
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from granian import Granian
 from granian.constants import Interfaces
@@ -48,7 +54,7 @@ class Server(Granian):  # type: ignore[misc]
         on_stop: Callable[[], None],
     ) -> None:
         self._on_stop = on_stop
-        self._load = partial(load_site, path, asgi=asgi)
+        self._load = partial(start_site, path, asgi=asgi)
         with_asgi = Interfaces.ASGI if lifespan else Interfaces.ASGINL
         super().__init__(
             path,
@@ -68,6 +74,9 @@ class Server(Granian):  # type: ignore[misc]
             # An error in what was just saved: the next change may mend it.
             reload_ignore_worker_failure=True,
         )
+        if reload is not None:
+            # Its terminal was closed. To Granian that is the wish for a reload.
+            self.on_startup(lambda: signal.signal(signal.SIGHUP, self.signal_handler_interrupt))
 
     def run(self) -> None:
         """Serve until a signal stops it. Raises ``SystemExit`` if the site can't be served."""
@@ -76,3 +85,19 @@ class Server(Granian):  # type: ignore[misc]
     def shutdown(self, exit_code: int = 0) -> None:
         self._on_stop()
         super().shutdown(exit_code)
+
+
+def start_site(path: str, *, asgi: bool) -> Any:
+    """Return the site's application, in a process of the site's, and prepare that process."""
+    if (server := multiprocessing.parent_process()) is not None:
+        # The terminal's Ctrl-C is for the server, which then tells us: Granian's processes may hang
+        # if they are told twice.
+        os.setpgid(0, 0)
+        threading.Thread(target=_leave_with, args=[server], name="server", daemon=True).start()
+    return load_site(path, asgi=asgi)
+
+
+def _leave_with(server: BaseProcess) -> None:
+    """End this process once the server's is gone: a port must not be kept by old code."""
+    server.join()
+    os.kill(os.getpid(), signal.SIGTERM)
