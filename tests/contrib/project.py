@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..helpers import ROOT, WorkerProcess, environment, eventually, running
+from ..helpers import PATIENCE, ROOT, WorkerProcess, environment, eventually, running
 
 FILES = {
     "settings": """
@@ -40,22 +40,32 @@ from django.contrib import admin
 from django.http import HttpResponse
 from django.urls import path
 
-from .tasks import say
+from .tasks import WORD, say
 
 
 def enqueue(request):
     return HttpResponse(say.enqueue().id)
 
 
-urlpatterns = [path("admin/", admin.site.urls), path("enqueue/", enqueue)]
+def word(request):
+    return HttpResponse(WORD)
+
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("enqueue/", enqueue),
+    path("word/", word),
+]
 """,
     "tasks": """
 from durable_tasks import task
 
+WORD = "one"
+
 
 @task
 def say():
-    return "one"
+    return WORD
 """,
 }
 
@@ -79,7 +89,8 @@ class Site:
 
         def answer() -> tuple[int, str] | None:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{path}") as response:
+                url = f"http://127.0.0.1:{self.port}/{path}"
+                with urllib.request.urlopen(url, timeout=PATIENCE) as response:
                     return response.status, response.read().decode()
             except urllib.error.HTTPError as error:
                 return error.code, error.read().decode()
