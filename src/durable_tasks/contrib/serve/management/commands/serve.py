@@ -147,7 +147,7 @@ class Command(BaseCommand):
             "--no-periodic",
             action="store_false",
             dest="periodic",
-            help="run tasks as taskrunner --no-periodic does",
+            help="fire no periodic tasks",
         )
         # The worker is this very command line again, with a socket to us as standard input.
         parser.add_argument("--supervised", action="store_true", help=SUPPRESS)
