@@ -18,9 +18,9 @@ from django.core.management.base import BaseCommand, CommandError
 
 from .....compat import DEFAULT_TASK_BACKEND_ALIAS
 from .....exceptions import DurableTasksError
+from .....ids import new_worker_id
 from .....management import durable_backend, one_line_errors
 from .....management.commands.db_worker import above_zero, seconds, set_up_logging, worker_id
-from .....worker.process import new_worker_id
 from .....worker.supervisor import command_line
 from ...application import load, path_of
 from ...beside import WorkerBeside
