@@ -587,5 +587,11 @@ def hold_memory(key, mib):
 
 
 @task
+def lock_enabled():
+    """Return whether the interpreter has its lock, which a late import may turn on."""
+    return sys._is_gil_enabled()
+
+
+@task
 def read_standard_input():
     return sys.stdin.read()

@@ -1,0 +1,232 @@
+"""The Python code of a page, run block by block."""
+
+import ast
+import logging.config
+import re
+import sys
+import unittest
+import warnings
+from contextlib import contextmanager
+from copy import deepcopy
+from importlib.util import find_spec
+from inspect import CO_COROUTINE
+from types import ModuleType
+
+from asgiref.sync import async_to_sync
+from django.conf import settings
+from django.db.utils import ConnectionHandler
+from django.test import override_settings
+
+from durable_tasks.compat import TaskResultStatus, task_backends
+
+BACKPORT = find_spec("django.tasks") is None
+
+SETTING = re.compile("[A-Z][A-Z_]+")
+# The first line of a block that is a file of its own.
+FILE = re.compile(r"# ([\w/]+)\.py")
+# What an expression is said to be, such as `result.attempts  # 1`.
+COMMENT = re.compile(r"\s*# (?P<says>(raises (?P<error>\w+)(: (?P<text>.*))?)?.*)")
+
+
+class Code:
+    """The modules that a page's code makes; ``names``: what is known to its next block."""
+
+    def __init__(self, name, folder):
+        self.modules = []
+        self.names = self._module(name).__dict__
+        self.names["BASE_DIR"] = folder
+
+    def run(self, block, until_heading):
+        """Run a block. Settings go back when ``until_heading``, an ``ExitStack``, is closed."""
+        text = block.text
+        if BACKPORT:
+            text = text.replace("django.tasks", "django_tasks")
+        tree = ast.parse(text, str(block.path))
+        changed = settings_of(tree)
+        if changed:
+            names = self.names | {name: deepcopy(getattr(settings, name)) for name in changed}
+            self._run(tree, text, block, names)
+            for name in changed:
+                until_heading.enter_context(APPLY.get(name, override)(name, names[name]))
+        elif file := FILE.match(text):
+            module = self._module(file[1].replace("/", "."))
+            self._run(tree, text, block, module.__dict__)
+            self.names |= {
+                name: value for name, value in vars(module).items() if not name.startswith("__")
+            }
+        else:
+            before = set(self.names)
+            self._run(tree, text, block, self.names)
+            run_tests(self.names[name] for name in set(self.names) - before)
+
+    def forget(self):
+        """Let nothing import the page's modules any more."""
+        for name in self.modules:
+            sys.modules.pop(name, None)
+
+    def _module(self, name):
+        parent, _, child = name.rpartition(".")
+        module = sys.modules[name] = ModuleType(name)
+        self.modules.append(name)
+        if parent and parent not in sys.modules:
+            self._module(parent).__path__ = []
+        if parent:
+            setattr(sys.modules[parent], child, module)
+        return module
+
+    def _run(self, tree, text, block, names):
+        lines = text.splitlines()
+        for statement in tree.body:
+            rest = lines[statement.end_lineno - 1][statement.end_col_offset :]
+            ast.increment_lineno(statement, block.line - 1)
+            if isinstance(statement, ast.Expr):
+                code = compile_(ast.Expression(statement.value), block.path, "eval")
+                check(code, names, COMMENT.fullmatch(rest))
+            else:
+                code = compile_(ast.Module([statement], []), block.path, "exec")
+                if isinstance(statement, ast.Raise):
+                    raises(Exception, code, names)
+                else:
+                    evaluate(code, names)
+
+
+def settings_of(tree):
+    """Return the settings that the code sets, if that is all it does."""
+    found = []
+    for statement in tree.body:
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            continue
+        if not isinstance(statement, ast.Assign):
+            return []
+        target = statement.targets[0]
+        while isinstance(target, ast.Subscript):
+            target = target.value
+        if not (isinstance(target, ast.Name) and SETTING.fullmatch(target.id)):
+            return []
+        found.append(target.id)
+    return list(dict.fromkeys(found))
+
+
+# Statements -----------------------------------------------------------------------------------
+
+
+def compile_(tree, path, mode):
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    return compile(tree, str(path), mode, flags=flags, dont_inherit=True)
+
+
+def evaluate(code, names):
+    if not code.co_flags & CO_COROUTINE:
+        return eval(code, names)
+
+    async def run():
+        return await eval(code, names)
+
+    return async_to_sync(run)()
+
+
+def check(code, names, comment):
+    """Evaluate an expression. If its comment says what it gives or raises, that has to be so."""
+    if comment and comment["error"]:
+        error = raises(Exception, code, names)
+        said = (type(error).__name__, str(error) if comment["text"] else None)
+        assert said == (comment["error"], comment["text"]), error
+        return
+    value = evaluate(code, names)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            said = compile(comment["says"], "a comment", "eval") if comment else None
+    except SyntaxError:
+        said = None  # no value, but words
+    if said:
+        expected = eval(said, names | {"TaskResultStatus": TaskResultStatus})
+        assert value == expected, f"It is {value!r}, not {expected!r}."
+
+
+def raises(kind, code, names):
+    """Run what has to raise such an exception, and return it."""
+    try:
+        evaluate(code, names)
+    except kind as error:
+        return error
+    raise AssertionError("It raised nothing.")
+
+
+def run_tests(values):
+    """Run those of the values that are test cases."""
+    suite = unittest.TestSuite(
+        unittest.defaultTestLoader.loadTestsFromTestCase(value)
+        for value in values
+        if isinstance(value, type) and issubclass(value, unittest.TestCase)
+    )
+    result = suite.run(unittest.TestResult())
+    for _, text in result.errors + result.failures:
+        raise AssertionError(text)
+
+
+# Settings -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def override(name, value):
+    with override_settings(**{name: value}):
+        yield
+
+
+@contextmanager
+def installed_apps(name, value):
+    """What a page leaves out of the list is there already."""
+    more = [app for app in value if app not in settings.INSTALLED_APPS]
+    with override("INSTALLED_APPS", [*settings.INSTALLED_APPS, *more]):
+        yield
+
+
+@contextmanager
+def tasks(name, value):
+    with override("TASKS", value):
+        for alias in value:
+            errors = [each for each in task_backends[alias].check() if each.is_serious()]
+            assert not errors, errors
+        yield
+
+
+@contextmanager
+def databases(name, value):
+    """Connect to them as the page says, but to the server of the tests."""
+    here = settings.DATABASES["default"]
+    handler = ConnectionHandler(deepcopy(value))
+    for alias in handler:
+        entry = handler.settings[alias]
+        if not entry["ENGINE"].endswith("sqlite3"):
+            assert entry["ENGINE"] == here["ENGINE"], entry["ENGINE"]
+            entry |= {key: here[key] for key in ("HOST", "PORT", "NAME")}
+        handler[alias].ensure_connection()
+        handler[alias].close()
+    with warnings.catch_warnings():
+        # Nothing is sent to them: only their names are looked at.
+        warnings.filterwarnings("ignore", "Overriding setting DATABASES")
+        override = override_settings(DATABASES=value)
+        override.enable()
+    yield
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Overriding setting DATABASES")
+        override.disable()
+
+
+@contextmanager
+def logging_(name, value):
+    loggers = [logging.getLogger(each) for each in value.get("loggers", ())]
+    before = [(each, each.level, each.propagate, each.handlers[:]) for each in loggers]
+    logging.config.dictConfig(value)
+    yield
+    for logger, level, propagate, handlers in before:
+        logger.setLevel(level)
+        logger.propagate, logger.handlers = propagate, handlers
+
+
+APPLY = {
+    "DATABASES": databases,
+    "INSTALLED_APPS": installed_apps,
+    "LOGGING": logging_,
+    "TASKS": tasks,
+}
