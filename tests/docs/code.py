@@ -8,6 +8,7 @@ import unittest
 import warnings
 from contextlib import contextmanager
 from copy import deepcopy
+from importlib import import_module
 from importlib.util import find_spec
 from inspect import CO_COROUTINE
 from types import ModuleType
@@ -65,9 +66,12 @@ class Code:
             sys.modules.pop(name, None)
 
     def _module(self, name):
+        """Return a module to add code to: the shop's, or a new one."""
+        self.modules.append(name)
+        if find_spec(name.partition(".")[0]):
+            return import_module(name)
         parent, _, child = name.rpartition(".")
         module = sys.modules[name] = ModuleType(name)
-        self.modules.append(name)
         if parent and parent not in sys.modules:
             self._module(parent).__path__ = []
         if parent:
