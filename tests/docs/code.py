@@ -6,7 +6,7 @@ import re
 import sys
 import unittest
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from importlib import import_module
 from importlib.util import find_spec
@@ -68,14 +68,14 @@ class Code:
     def _module(self, name):
         """Return a module to add code to: the shop's, or a new one."""
         self.modules.append(name)
-        if find_spec(name.partition(".")[0]):
+        with suppress(ModuleNotFoundError):
             return import_module(name)
         parent, _, child = name.rpartition(".")
         module = sys.modules[name] = ModuleType(name)
-        if parent and parent not in sys.modules:
-            self._module(parent).__path__ = []
         if parent:
-            setattr(sys.modules[parent], child, module)
+            package = self._module(parent)
+            package.__path__ = getattr(package, "__path__", [])
+            setattr(package, child, module)
         return module
 
     def _run(self, tree, text, block, names):
