@@ -56,9 +56,9 @@ class Code:
                 name: value for name, value in vars(module).items() if not name.startswith("__")
             }
         else:
-            before = set(self.names)
             self._run(tree, text, block, self.names)
-            run_tests(self.names[name] for name in set(self.names) - before)
+            made = [each.name for each in tree.body if isinstance(each, ast.ClassDef)]
+            run_tests(self.names[name] for name in made)
 
     def forget(self):
         """Let nothing import the page's modules any more."""
@@ -156,14 +156,14 @@ def raises(kind, code, names):
     raise AssertionError("It raised nothing.")
 
 
-def run_tests(values):
-    """Run those of the values that are test cases."""
+def run_tests(classes):
+    """Run those of the classes that are test cases."""
     suite = unittest.TestSuite()
-    for value in values:
-        if isinstance(value, type) and issubclass(value, unittest.TestCase):
+    for each in classes:
+        if issubclass(each, unittest.TestCase):
             # Else what is flushed after a test leaves out tables that refer to others.
-            value.available_apps = settings.INSTALLED_APPS
-            suite.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(value))
+            each.available_apps = settings.INSTALLED_APPS
+            suite.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(each))
     result = suite.run(unittest.TestResult())
     for _, text in result.errors + result.failures:
         raise AssertionError(text)
