@@ -43,12 +43,12 @@ class Code:
         if BACKPORT:
             text = text.replace("django.tasks", "django_tasks")
         tree = ast.parse(text, str(block.path))
-        changed = settings_of(tree)
-        if changed:
-            names = self.names | {name: deepcopy(getattr(settings, name)) for name in changed}
-            self._run(tree, text, block, names)
+        if changed := settings_of(tree):
+            self.names |= {name: deepcopy(getattr(settings, name)) for name in changed}
+            self._run(tree, text, block, self.names)
             for name in changed:
-                until_heading.enter_context(APPLY.get(name, override)(name, names[name]))
+                value = self.names.pop(name)
+                until_heading.enter_context(APPLY.get(name, override)(name, value))
         elif file := FILE.match(text):
             module = self._module(file[1].replace("/", "."))
             self._run(tree, text, block, module.__dict__)
@@ -95,20 +95,16 @@ class Code:
 
 
 def settings_of(tree):
-    """Return the settings that the code sets, if that is all it does."""
-    found = []
+    """Return the names of the settings that the code sets, wholly or in part."""
+    found = set()
     for statement in tree.body:
-        if isinstance(statement, ast.Import | ast.ImportFrom):
-            continue
-        if not isinstance(statement, ast.Assign):
-            return []
-        target = statement.targets[0]
-        while isinstance(target, ast.Subscript):
-            target = target.value
-        if not (isinstance(target, ast.Name) and SETTING.fullmatch(target.id)):
-            return []
-        found.append(target.id)
-    return list(dict.fromkeys(found))
+        if isinstance(statement, ast.Assign):
+            target = statement.targets[0]
+            while isinstance(target, ast.Subscript):
+                target = target.value
+            if isinstance(target, ast.Name) and SETTING.fullmatch(target.id):
+                found.add(target.id)
+    return sorted(name for name in found if hasattr(settings, name))
 
 
 # Statements -----------------------------------------------------------------------------------
@@ -212,9 +208,9 @@ def databases(name, value):
         warnings.filterwarnings("ignore", "Overriding setting DATABASES")
         override = override_settings(DATABASES=value)
         override.enable()
-    yield
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Overriding setting DATABASES")
+    try:
+        yield
+    finally:
         override.disable()
 
 
@@ -223,10 +219,12 @@ def logging_(name, value):
     loggers = [logging.getLogger(each) for each in value.get("loggers", ())]
     before = [(each, each.level, each.propagate, each.handlers[:]) for each in loggers]
     logging.config.dictConfig(value)
-    yield
-    for logger, level, propagate, handlers in before:
-        logger.setLevel(level)
-        logger.propagate, logger.handlers = propagate, handlers
+    try:
+        yield
+    finally:
+        for logger, level, propagate, handlers in before:
+            logger.setLevel(level)
+            logger.propagate, logger.handlers = propagate, handlers
 
 
 APPLY = {
