@@ -2,7 +2,9 @@
 
 import ast
 import logging.config
+import os
 import re
+import subprocess
 import sys
 import unittest
 import warnings
@@ -15,10 +17,14 @@ from types import ModuleType
 
 from asgiref.sync import async_to_sync
 from django.conf import settings
+from django.core.management import call_command
 from django.db.utils import ConnectionHandler
 from django.test import override_settings
 
 from durable_tasks.compat import TaskResultStatus, task_backends
+
+from ..helpers import ROOT
+
 
 BACKPORT = find_spec("django.tasks") is None
 
@@ -55,6 +61,8 @@ class Code:
             self.names |= {
                 name: value for name, value in vars(module).items() if not name.startswith("__")
             }
+        elif any(getattr(each, "name", "").startswith("test_") for each in tree.body):
+            run_pytest(text, self.names["BASE_DIR"])
         else:
             self._run(tree, text, block, self.names)
             made = [each.name for each in tree.body if isinstance(each, ast.ClassDef)]
@@ -153,16 +161,39 @@ def raises(kind, code, names):
 
 
 def run_tests(classes):
-    """Run those of the classes that are test cases."""
+    """Run those of the classes that are test cases, on an empty database."""
     suite = unittest.TestSuite()
     for each in classes:
         if issubclass(each, unittest.TestCase):
             # Else what is flushed after a test leaves out tables that refer to others.
             each.available_apps = settings.INSTALLED_APPS
             suite.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(each))
+    if suite.countTestCases():
+        call_command("flush", verbosity=0, interactive=False, allow_cascade=True)
     result = suite.run(unittest.TestResult())
     for _, text in result.errors + result.failures:
         raise AssertionError(text)
+
+
+def run_pytest(text, folder):
+    """Run tests that are functions as a project does, in a process of its own."""
+    path = folder / "test_page.py"
+    path.write_text(text)
+    plugins = ("-p", "pytest_django.plugin", "-p", "durable_tasks.pytest_plugin")
+    path_of_modules = os.pathsep.join(filter(None, sys.path))  # the example's among them
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-c", ROOT / "pyproject.toml", *plugins, path],
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.docs.settings",
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "PYTHONPATH": path_of_modules,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 # Settings -------------------------------------------------------------------------------------

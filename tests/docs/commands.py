@@ -14,6 +14,7 @@ from ..helpers import ROOT
 NOT_RUN = {
     "runserver": "serves until it is stopped",
     "shell": "reads what is typed",
+    "test": "needs a process of its own; tests/test_example.py runs it",
     "taskrunner": "serves until it is stopped; tests/test_runner.py runs it",
 }
 

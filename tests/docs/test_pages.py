@@ -14,7 +14,8 @@ from django.db import connection
 from django.test import TransactionTestCase, override_settings
 
 from ..helpers import ROOT
-from .code import BACKPORT, Code
+from . import settings
+from .code import Code
 from .commands import obey
 from .pages import PAGES, blocks
 
@@ -25,16 +26,6 @@ NOT_READ = {
     "mermaid": "tests/faults/test_docs.py compares it with the code",
     "text": "what is printed, not what is typed",
 }
-
-# The project that the pages are about: the example's shop, on the database of the tests.
-APPS = [
-    "django.contrib.auth",
-    "django.contrib.contenttypes",
-    "durable_tasks",
-    "shop",
-    *(["django_tasks"] if BACKPORT else []),
-]
-urlpatterns: list[object] = []
 
 
 def run(block, code, until_heading):
@@ -66,15 +57,15 @@ def run(block, code, until_heading):
 class PageTests(TransactionTestCase):
     """One test for each page, with all its blocks in their order."""
 
-    available_apps = APPS
+    available_apps = settings.INSTALLED_APPS
     databases = {"default", "other"}
 
     @classmethod
     def setUpClass(cls):
         sys.path.append(str(ROOT / "example"))
         cls.addClassCleanup(sys.path.remove, str(ROOT / "example"))
-        mailers = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
-        project = override_settings(INSTALLED_APPS=APPS, ROOT_URLCONF=__name__, MAILERS=mailers)
+        names = ("INSTALLED_APPS", "MAILERS", "ROOT_URLCONF")
+        project = override_settings(**{name: getattr(settings, name) for name in names})
         project.enable()
         cls.addClassCleanup(project.disable)
         super().setUpClass()
