@@ -25,7 +25,6 @@ from durable_tasks.compat import TaskResultStatus, task_backends
 
 from ..helpers import ROOT
 
-
 BACKPORT = find_spec("django.tasks") is None
 
 SETTING = re.compile("[A-Z][A-Z_]+")
