@@ -101,7 +101,7 @@ class PeriodicTests(WorkerTestCase):
 class TaskrunnerTests(WorkerTestCase):
     def test_it_takes_the_same_options(self):
         usage = run_command("taskrunner", "--help").stdout
-        for option in ("-w, --workers", "-i, --worker-id", "--backend", "--delay"):
+        for option in ("-w", "--workers", "-i", "--worker-id", "--backend", "--delay"):
             self.assertIn(option, usage)
         result = tasks.hold.using(queue_name="any").enqueue("x")
         arguments = ("-w", "2", "-i", "a-name", "--backend", "default", "--delay", "0.5")
