@@ -11,7 +11,7 @@ from django.test import SimpleTestCase
 from django.utils import timezone
 
 from durable_tasks.models import Job
-from durable_tasks.store import Store, store_for
+from durable_tasks.store import Store, own_connection, store_for
 
 from . import contract, plans, racing
 from .jobs import StoreTestCase, make_jobs, succeeded
@@ -106,6 +106,19 @@ class WriteLockTests(StoreTestCase):
         self.store.retry_for = 0  # type: ignore[misc]
         self.assertEqual(self.store.promote(timezone.now()), 0)
         self.assertEqual(Job.objects.scheduled().count(), 1)
+
+
+class OwnConnectionTests(StoreTestCase):
+    def test_it_waits_while_it_is_set_up_and_for_nobody_afterwards(self) -> None:
+        own = own_connection(connection.alias)
+        self.addCleanup(own.close)
+        timeout = connection.get_connection_params()["timeout"]
+        self.assertEqual(own.get_connection_params()["timeout"], timeout)
+        self.assertGreater(timeout, 0)
+        with own.cursor() as cursor:
+            for pragma, value in (("busy_timeout", 0), ("journal_mode", "wal")):
+                cursor.execute(f"PRAGMA {pragma}")
+                self.assertEqual(cursor.fetchone()[0], value)
 
 
 class SettingsTests(SimpleTestCase):

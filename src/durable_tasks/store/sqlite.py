@@ -33,7 +33,10 @@ class SQLiteStore(Store):
     @classmethod
     def own_settings(cls, database: dict[str, Any]) -> dict[str, Any]:
         database = super().own_settings(database)
-        database["OPTIONS"].update(timeout=0, transaction_mode="IMMEDIATE")
+        # Waits for nobody, but not before it is connected: Django leaves behind what it can't set up.
+        options = database["OPTIONS"]
+        init_command = f"{options.get('init_command', '')};PRAGMA busy_timeout=0"
+        options.update(init_command=init_command, transaction_mode="IMMEDIATE")
         return database
 
     def settings_advice(self) -> list[tuple[str, str]]:
