@@ -13,6 +13,7 @@ from ..helpers import ROOT
 # Commands of manage.py that are parsed and not run.
 NOT_RUN = {
     "runserver": "serves until it is stopped",
+    "serve": "serves until it is stopped; tests/contrib runs it",
     "shell": "reads what is typed",
     "test": "needs a process of its own; tests/test_example.py runs it",
     "taskrunner": "serves until it is stopped; tests/test_runner.py runs it",

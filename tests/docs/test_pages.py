@@ -42,7 +42,8 @@ def run(block, code, until_heading):
             # As systemd reads it: a key may come twice.
             parser = ConfigParser(strict=False, interpolation=None, delimiters="=")
             parser.read_string(block.text)
-            obey(split(parser["Service"]["ExecStart"]))
+            if line := parser.get("Service", "ExecStart", fallback=""):
+                obey(split(line))
         case "json":
             json.loads(block.text)
         case "toml":

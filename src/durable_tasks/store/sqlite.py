@@ -33,7 +33,7 @@ class SQLiteStore(Store):
     @classmethod
     def own_settings(cls, database: dict[str, Any]) -> dict[str, Any]:
         database = super().own_settings(database)
-        # Waits for nobody, but not before it is connected: Django leaves behind what it can't set up.
+        # Not sooner, but with that: Django does not close a connection that it can't set up.
         options = database["OPTIONS"]
         init_command = f"{options.get('init_command', '')};PRAGMA busy_timeout=0"
         options.update(init_command=init_command, transaction_mode="IMMEDIATE")
