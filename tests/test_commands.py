@@ -2,13 +2,14 @@
 
 import os
 import signal
+import subprocess
 import uuid
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
+from functools import partial
 from io import StringIO
 from unittest import mock
 
-from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection
@@ -19,6 +20,7 @@ from durable_tasks.management.commands import db_worker, prune_db_task_results
 from durable_tasks.models import Job, Worker
 
 from .app import tasks
+from .contrib.project import FILES, site
 from .helpers import (
     QUICK,
     WorkerTestCase,
@@ -30,6 +32,7 @@ from .helpers import (
     running_worker,
     tasks_setting,
 )
+from .store.jobs import make_jobs
 
 TWO_KINDS = {
     **tasks_setting(),
@@ -143,7 +146,7 @@ class ValueTests(SimpleTestCase):
             (1, 50, None, None),
         )
         self.assertEqual((options.backend_name, options.startup_delay), ("default", True))
-        self.assertIs(options.reload, settings.DEBUG)
+        self.assertIsNone(options.reload)  # as DEBUG says
         self.assertEqual((options.processes, options.shutdown_timeout), (1, None))
         self.assertEqual((options.max_tasks_per_process, options.max_memory), (None, None))
 
@@ -186,9 +189,35 @@ class WorkerCommandTests(WorkerTestCase):
         with running_worker("--reload", ready=False) as worker:
             self.assertEqual(ended(tasks.add.enqueue(1, 2)).status, "SUCCESSFUL")
             self.assertNotEqual(Worker.objects.get().pid, worker.pid)
-            os.killpg(worker.pid, signal.SIGINT)
-            worker.wait()
+            self.interrupt(worker)
             eventually(lambda: not Worker.objects.exists(), "its row is gone")
+
+    def interrupt(self, worker):
+        """Press Ctrl-C, again if need be: Python loses the exception that comes in a finaliser."""
+        for _ in range(5):
+            os.killpg(worker.pid, signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                return worker.wait(timeout=6)
+        raise AssertionError("It does not end.")
+
+    def test_a_reloading_worker_waits_for_broken_code_to_be_mended(self):
+        broken, waits = "def broken(", "Waiting for a change of the code.\n"
+        with site(0) as made:
+            words = ("-m", "django", "db_worker", "--queue-name=*", "--no-startup-delay")
+            with made.running(*words) as worker:
+                eventually(Worker.objects.exists, "it starts")
+                for name in ("tasks", "settings"):
+                    # Again and again: the reloader only sees what changes after its first look.
+                    write = partial(made.write, name)
+                    eventually(
+                        lambda write=write: write(broken) or worker.output().endswith(waits),
+                        "it waits",
+                    )
+                    self.assertFalse(Worker.objects.exists())
+                    job = make_jobs(task_path="project.tasks.say")[0]
+                    write(FILES[name])
+                    self.assertEqual(ended(job).status, "SUCCESSFUL")
+                self.interrupt(worker)
 
     def test_a_database_without_tables_is_an_error_that_says_what_to_do(self):
         name = ":memory:"

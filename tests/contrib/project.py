@@ -20,7 +20,7 @@ from tests.settings import *
 
 BASE_DIR = Path(__file__).parent.parent
 DEBUG = True
-INSTALLED_APPS = [*INSTALLED_APPS, "durable_tasks.contrib.serve"]
+INSTALLED_APPS = [*INSTALLED_APPS, "durable_tasks.contrib.serve", "project"]
 ALLOWED_HOSTS = ["127.0.0.1"]
 ROOT_URLCONF = "project.urls"
 WSGI_APPLICATION = "project.wsgi.application"

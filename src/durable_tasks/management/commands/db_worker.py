@@ -1,12 +1,9 @@
 """``manage.py db_worker``: run a worker."""
 
-import atexit
 import logging
 import math
 import os
-import signal
 import sys
-import threading
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +13,6 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connections
-from django.utils.autoreload import DJANGO_AUTORELOAD_ENV, run_with_reloader
 
 from ...compat import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME
 from ...exceptions import DurableTasksError
@@ -27,15 +23,19 @@ from ...worker.stopping import READY, RENEW, STUCK, Lifeline, MemoryLimit, Stop,
 from ...worker.supervisor import Supervisor, WorkersFail, command_line
 from ...worker.worker import Worker, WorkerSettings
 from .. import durable_backend, is_text, one_line_errors, queue_names
+from ..reloading import (
+    RELOAD,
+    RELOAD_TIMEOUT,
+    import_tasks,
+    is_reloaded,
+    run_reloading,
+    stop_before_exit,
+)
 
 logger = logging.getLogger("durable_tasks")
 
 # Seconds: the longest pause before the first look for work.
 STARTUP_DELAY = 1.0
-# Seconds for which a worker that is reloaded waits for what runs, if nothing else is said.
-RELOAD_TIMEOUT = 10.0
-# The exit code with which a process asks Django's reloader to be started again.
-RELOAD = 3
 
 
 def seconds(text: str) -> float:
@@ -105,7 +105,6 @@ class Command(BaseCommand):
         parser.add_argument(
             "--reload",
             action=BooleanOptionalAction,
-            default=settings.DEBUG,
             help="restart when code changes; not for production (default: DEBUG)",
         )
         parser.add_argument(
@@ -170,23 +169,22 @@ class Command(BaseCommand):
         lifeline = Lifeline() if options["supervised"] else None
         set_up_logging(options["verbosity"])
         worker_settings = self.worker_settings(options)
-        reload = options["reload"]
+        asked, reload = options["reload"], settings.DEBUG
+        if asked is not None:
+            reload = asked
         for name in ("batch", "max_tasks_per_process", "max_memory", "processes"):
             if reload and (options[name] > 1 if name == "processes" else options[name]):
-                option = f"--{name.replace('_', '-')}"
-                self.stderr.write(
-                    self.style.WARNING(
-                        f"--reload does not work with {option}: going on without it."
-                    )
-                )
+                if asked:
+                    option = f"--{name.replace('_', '-')}"
+                    text = f"--reload does not work with {option}: going on without it."
+                    self.stderr.write(self.style.WARNING(text))
                 reload = False
+        if reload or (lifeline is not None and settings.DEBUG):
+            import_tasks()
         if options["processes"] > 1 and lifeline is None:
             self.supervise(worker_settings, options)
         elif reload:
-            if os.environ.get(DJANGO_AUTORELOAD_ENV) != "true":
-                # The reloader's parent would kill its child, which is about to finish its tasks.
-                signal.signal(signal.SIGINT, lambda number, frame: None)
-            run_with_reloader(self.run, worker_settings, options)
+            run_reloading(partial(self.run, worker_settings, options))
         else:
             self.run(worker_settings, options, lifeline)
 
@@ -266,10 +264,10 @@ class Command(BaseCommand):
             if lifeline is not None:
                 lifeline.tell(READY)
 
-        reloading = os.environ.get(DJANGO_AUTORELOAD_ENV) == "true"
-        worker = Worker(worker_settings, ready, partial(os._exit, RELOAD if reloading else STUCK))
+        reloaded = is_reloaded()
+        worker = Worker(worker_settings, ready, partial(os._exit, RELOAD if reloaded else STUCK))
         memory = MemoryLimit(worker, options["max_memory"]) if options["max_memory"] else None
-        if reloading:
+        if reloaded:
             stop = Stop(worker)
             stop_before_exit(worker, options["shutdown_timeout"] or RELOAD_TIMEOUT)
         else:
@@ -295,17 +293,6 @@ class Command(BaseCommand):
         full = options["max_tasks_per_process"] is not None and worker.took_maximum
         if not stop.asked and (full or (memory is not None and memory.exceeded)):
             sys.exit(RENEW)
-
-
-def stop_before_exit(worker: Worker, timeout: float) -> None:
-    """Under the reloader, which owns the signals: finish what runs when the process exits."""
-    this = threading.current_thread()
-
-    def finish() -> None:
-        worker.stop()
-        this.join(timeout=timeout)
-
-    atexit.register(finish)
 
 
 def set_up_logging(verbosity: int) -> None:
