@@ -54,17 +54,19 @@ class BackendCheckTests(TestCase):
         )
 
     def test_E007_a_periodic_task_leads_nowhere_or_has_bad_arguments(self) -> None:
-        add = "tests.app.tasks.add"
+        echo, add = "tests.app.tasks.echo", "tests.app.tasks.add"
         for spec, text in (
             (
                 Periodic("1h", task="tests.app.tasks.gone"),
                 "'tests.app.tasks.gone' can't be imported",
             ),
             (Periodic("1h", task="tests.app.tasks.PATIENCE"), "is no task but int"),
-            (Periodic("1h", [object()], task=add), "args[0]"),
-            (Periodic("1h", priority=1000, task=add), "priority"),
+            (Periodic("1h", [object()], task=echo), "args[0]"),
+            (Periodic("1h", task=add), "can't be called with its arguments: missing a required"),
+            (Periodic("1h", [1], {"c": 2}, task=add), "got an unexpected keyword argument 'c'"),
+            (Periodic("1h", priority=1000, task=echo), "priority"),
         ):
-            backend = {"BACKEND": BACKEND, "OPTIONS": {"periodic": {add: "1h", "x": spec}}}
+            backend = {"BACKEND": BACKEND, "OPTIONS": {"periodic": {echo: "1h", "x": spec}}}
             with self.subTest(text), self.settings(TASKS={**tasks_setting(), "mail": backend}):
                 [error] = task_backends["mail"].check()
                 self.assertEqual(error.id, "durable_tasks.E007")

@@ -124,6 +124,9 @@ class PeriodicTests(SimpleTestCase):
             ({"args": "text"}, TypeError, "args must be a list"),
             ({"args": 5}, TypeError, "args must be a list"),
             ({"kwargs": [1]}, TypeError, "kwargs must be a dictionary"),
+            ({"task": len}, TypeError, "task must be of type str"),
+            ({"queue_name": 5}, TypeError, "queue_name must be of type str"),
+            ({"priority": "x"}, TypeError, "priority must be of type int"),
             ({"retain": "long"}, ValueError, "retain must be a time up to 100 years"),
         ):
             with self.subTest(text), self.assertRaisesRegex(error, text):

@@ -48,6 +48,9 @@ class Periodic:
         for name, allowed in (("catch_up", CatchUp), ("overlap", Overlap)):
             if (value := getattr(self, name)) not in get_args(allowed):
                 raise ValueError(f"{name} must be one of {get_args(allowed)}, not {value!r}.")
+        for name, kind in (("task", str), ("queue_name", str), ("priority", int)):
+            if not isinstance(value := getattr(self, name), (kind, type(None))):
+                raise TypeError(f"{name} must be of type {kind.__name__}, not {value!r}.")
         if self.retain is not UNSET:
             retain_of(self.retain, "retain")
         if not callable(self.args):

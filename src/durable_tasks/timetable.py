@@ -6,13 +6,13 @@ from collections import deque
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 from django.utils.timezone import get_default_timezone, is_naive, make_aware, make_naive, now
 
 from .compat import AnyTask
-from .exceptions import ScheduleExhausted
-from .models import MAX_PATH
+from .models import MAX_NAME, MAX_PATH
 from .periodic import Periodic
 from .results import dumps, find_task
 from .schedules import Schedule
@@ -40,7 +40,7 @@ class Entry:
         columns = {
             "task_path": self.task.module_path,
             "spec": str(self.when)[:MAX_PATH],
-            "time_zone": str(getattr(self.when, "timezone", "")),
+            "time_zone": str(getattr(self.when, "timezone", ""))[:MAX_NAME],
             "args": json.loads(dumps(periodic.make_args(), "args")) if fixed else None,
             "kwargs": json.loads(dumps(periodic.make_kwargs(), "kwargs")) if fixed else None,
             "queue_name": self.task.queue_name,
@@ -66,26 +66,43 @@ def entry_of(backend_name: str, name: str, periodic: Periodic) -> Entry:
     task = find_task(periodic.task or name).using(**changes)
     # The seed is the same in each process: so is what is chosen for "~".
     entry = Entry(name, periodic, task, periodic.schedule(f"{backend_name}:{name}"))
-    # So that bad arguments and bad times are found now.
+    # So that what is bad is found now.
+    if " at 0x" in str(entry.when):
+        raise ValueError(
+            f"str() of its schedule is different in each process: {entry.when}. Write a __str__()."
+        )
     entry.columns  # noqa: B018
-    next_time(entry.when, now())
+    if periodic.is_fixed:
+        _check_call(task, periodic.make_args(), periodic.make_kwargs())
+    if (first := next_time(entry.when, now())) is not None:
+        next_time(entry.when, first)
     return entry
+
+
+def _check_call(task: AnyTask, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Raise ``TypeError`` if the task can't be called like this."""
+    try:
+        signature(task.func).bind(*([None] if task.takes_context else []), *args, **kwargs)
+    except TypeError as error:
+        raise TypeError(
+            f"{task.module_path} can't be called with its arguments: {error}."
+        ) from None
 
 
 # Times ----------------------------------------------------------------------------------------
 
 
 def next_time(when: Schedule, after: datetime) -> datetime | None:
-    """Return the first time after ``after``, naive if that is; None if there is none."""
-    try:
-        here = get_default_timezone()
-        if not is_naive(after) or getattr(when, "timezone", here) == here:
-            return when.next(after)
-        # The second pass of an hour that comes twice can't be told from the first: left out.
-        times = (make_naive(time, here) for time in when.dates(make_aware(after, here)))
-        return next(time for time in times if time > after)
-    except (ScheduleExhausted, StopIteration):
-        return None
+    """Return the first time after ``after``, naive if that is; None if there is none.
+
+    Raises ``ValueError`` or ``TypeError`` for what a schedule should not return.
+    """
+    here = get_default_timezone()
+    if not is_naive(after) or getattr(when, "timezone", here) == here:
+        return next(when.dates(after), None)
+    # The second pass of an hour that comes twice can't be told from the first: left out.
+    times = (make_naive(time, here) for time in when.dates(make_aware(after, here)))
+    return next((time for time in times if time > after), None)
 
 
 def due_times(when: Schedule, first: datetime, until: datetime, catch_up: str) -> list[datetime]:

@@ -61,6 +61,12 @@ class RealWorkerTests(WorkerTestCase):
         self.assertEqual((Job.objects.count(), PeriodicTask.objects.count()), (1, 0))
         self.assertIsNone(result.job.schedule)
 
+    def test_a_database_without_autocommit_does_no_harm(self):
+        database = {"DURABLE_TASKS_TEST_DATABASE": '{"AUTOCOMMIT": false}'}
+        options = {"periodic": {"tests.app.tasks.no_value": 1}}
+        with running_worker(options=options, env=database):
+            eventually(Job.objects.exists, "it fires")
+
     def test_a_batch_fires_what_is_due_and_runs_it(self):
         run_worker(options=HOURLY)
         self.assertEqual(Job.objects.count(), 0)

@@ -7,7 +7,8 @@ worker that dies leaves the time to the others.
 
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -29,6 +30,14 @@ TROUBLE_PAUSE = timedelta(minutes=1)
 ABANDONED_AFTER = timedelta(minutes=1)
 
 
+# A run that is due: its time, and what its task is called with.
+type Call = tuple[datetime, list[Any], dict[str, Any]]
+
+
+class _Trouble(Exception):
+    """Of one periodic task, and not of the engine's."""
+
+
 @dataclass
 class Timetable:
     """The periodic tasks of one backend, and what this process does about them.
@@ -38,7 +47,10 @@ class Timetable:
 
     backend_name: str
     periodic: Mapping[str, Periodic]
+    # Until when those are left alone that meet trouble.
     _paused: dict[str, datetime] = field(default_factory=dict)
+    # Since when those have no row that had one.
+    _missing: dict[str, datetime] = field(default_factory=dict)
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
@@ -59,8 +71,8 @@ class Timetable:
     # The rows
 
     def rows(self) -> "QuerySet[PeriodicTask]":
-        """The rows of this backend."""
-        return PeriodicTask.objects.using(router.db_for_write(PeriodicTask)).filter(
+        """The rows of this backend, beside its jobs."""
+        return PeriodicTask.objects.using(router.db_for_write(Job)).filter(
             backend_name=self.backend_name
         )
 
@@ -71,88 +83,125 @@ class Timetable:
         """
         there = {row.name: row for row in self.rows()}
         for name, entry in self.entries.items():
-            row = there.get(name)
-            if row is None:
-                new = PeriodicTask(
-                    backend_name=self.backend_name,
-                    name=name,
-                    next_run_at=next_time(entry.when, now),
-                    **entry.columns,
-                )
-                # Another worker may be adding it as well.
-                self.rows().bulk_create([new], ignore_conflicts=True)
-            elif row.definition != entry.columns["definition"]:
-                self._redefine(entry, row, now)
+            with self._apart(name, now):
+                self._write(entry, there.get(name), now)
         gone = [row.pk for name, row in there.items() if name not in self.periodic]
         if gone:
             self.rows().filter(pk__in=gone).delete()
 
-    def _redefine(self, entry: Entry, row: PeriodicTask, now: datetime) -> None:
+    def _write(self, entry: Entry, row: PeriodicTask | None, now: datetime) -> None:
+        """Make a row say what the settings say; ``row``: as it is, or None."""
         changes = dict(entry.columns)
-        if (row.spec, row.time_zone) != (changes["spec"], changes["time_zone"]):
+        if row is None:
+            new = PeriodicTask(
+                backend_name=self.backend_name,
+                name=entry.name,
+                next_run_at=next_time(entry.when, now),
+                **changes,
+            )
+            # Another worker may be adding it as well.
+            self.rows().bulk_create([new], ignore_conflicts=True)
+            return
+        if row.definition == changes["definition"]:
+            return
+        is_due = row.next_run_at is not None and row.next_run_at <= now  # and has its run yet
+        if (row.spec, row.time_zone) != (changes["spec"], changes["time_zone"]) and not is_due:
             changes["next_run_at"] = next_time(entry.when, now)
         self.rows().filter(pk=row.pk, definition=row.definition).update(**changes)
 
-    def tick(self, now: datetime) -> "Fired":
-        """Enqueue what is due at ``now`` (database time).
+    @contextmanager
+    def _apart(self, name: str, now: datetime) -> Iterator[None]:
+        """Let trouble with one periodic task be no other's: it is logged, and has a pause."""
+        try:
+            yield
+        except (OperationalError, InterfaceError):
+            raise  # it is about the database, and so about all
+        except (Exception, SystemExit):  # the project's code may even exit
+            logger.exception(
+                "The periodic task %r can't be enqueued; trying again in %.0f s.",
+                name,
+                TROUBLE_PAUSE.total_seconds(),
+            )
+            self._paused[name] = now + TROUBLE_PAUSE
+        else:
+            self._paused.pop(name, None)
 
-        Rows that are not as this process's settings have them are those of another deploy, whose
-        workers see to them; unless they have not for a while.
-        """
+    def tick(self, now: datetime) -> "Fired":
+        """Enqueue what is due at ``now`` (database time)."""
         report = Fired()
-        rows = list(self.rows().exclude(next_run_at=None))
-        random.shuffle(rows)  # so that workers that wake together do not meet at each row
-        for row in rows:
-            assert row.next_run_at is not None
-            entry = self.entries.get(row.name)
-            if entry is None:
+        rows = {row.name: row for row in self.rows()}
+        # In any order, so that workers that wake together do not meet at each row.
+        for name in random.sample(list(self.entries), len(self.entries)):
+            entry, row = self.entries[name], rows.get(name)
+            if self._paused.get(name, now) > now or self._is_others(entry, row, now):
+                report.look_at(self._paused.get(name))
                 continue
-            if entry.columns["definition"] != row.definition:
-                if row.next_run_at < now - ABANDONED_AFTER:
-                    self._redefine(entry, row, now)
-                continue
-            due = max(row.next_run_at, self._paused.get(row.name, row.next_run_at))
-            report.look_at(self._fire(entry, row, now, report) if due <= now else due)
+            with self._apart(name, now):
+                if row is None or row.definition != entry.columns["definition"]:
+                    self._write(entry, row, now)
+                    report.look_at(now)
+                elif row.next_run_at is not None and row.next_run_at <= now:
+                    report.look_at(self._fire(entry, row, now, report))
+                else:
+                    report.look_at(row.next_run_at)
+            report.look_at(self._paused.get(name))
         return report
+
+    def _is_others(self, entry: Entry, row: PeriodicTask | None, now: datetime) -> bool:
+        """Return whether it is left to another deploy, whose workers have changed or removed it.
+
+        Not if they have let a run pass, or if it has been gone, for a while: they may be, too.
+        """
+        if row is None:
+            since: datetime | None = self._missing.setdefault(entry.name, now)
+        else:
+            self._missing.pop(entry.name, None)
+            if row.definition == entry.columns["definition"]:
+                return False
+            since = row.next_run_at
+        return since is None or since >= now - ABANDONED_AFTER
 
     def _fire(
         self, entry: Entry, row: PeriodicTask, now: datetime, report: "Fired"
     ) -> datetime | None:
         """Enqueue the runs that are due of one periodic task; return when it is due next."""
-        assert row.next_run_at is not None
-        try:
-            ticks = due_times(entry.when, row.next_run_at, now, entry.periodic.catch_up)
-            next_run_at = next_time(entry.when, now)
-            # Before the transaction, which should be short, and on SQLite keeps others from
-            # writing.
-            calls = [
-                (tick, entry.periodic.make_args(), entry.periodic.make_kwargs())
-                for tick in (ticks if row.enabled else [])
-            ]
-            with transaction.atomic(using=self.rows().db):
-                moved = self.rows().filter(
-                    pk=row.pk,
-                    next_run_at=row.next_run_at,
-                    definition=row.definition,
-                    enabled=row.enabled,
-                )
-                # First of all: it locks the row, and on SQLite the database.
-                if moved.update(next_run_at=next_run_at) and not self._overlaps(entry, row):
-                    for tick, args, kwargs in calls:
-                        self._enqueue(entry, row, tick, args, kwargs)
-                    report.jobs += len(calls)
-        except (OperationalError, InterfaceError):
-            raise  # it is about the database: the next look tries again
-        except Exception:
-            logger.exception(
-                "The periodic task %r can't be enqueued; trying again in %.0f s.",
-                entry.name,
-                TROUBLE_PAUSE.total_seconds(),
+        # Before the transaction, which should be short, and on SQLite keeps others from writing.
+        next_run_at, calls = self._calls(entry, row, now)
+        with transaction.atomic(using=self.rows().db):
+            due = self.rows().filter(
+                pk=row.pk,
+                next_run_at=row.next_run_at,
+                definition=row.definition,
+                enabled=row.enabled,
             )
-            next_run_at = self._paused[entry.name] = now + TROUBLE_PAUSE
-        else:
-            self._paused.pop(entry.name, None)
+            # First of all: it locks the row, and on SQLite the database.
+            if not due.update(next_run_at=next_run_at):
+                return now  # another worker was faster, or it was switched off or on
+            if not self._overlaps(entry, row):
+                for tick, args, kwargs in calls:
+                    self._enqueue(entry, row, tick, args, kwargs)
+                report.jobs += len(calls)
         return next_run_at
+
+    def _calls(
+        self, entry: Entry, row: PeriodicTask, now: datetime
+    ) -> tuple[datetime | None, list[Call]]:
+        """Return when it is due next, and each run that is due: its time and its arguments.
+
+        Runs the project's code. Raises ``_Trouble`` for what could be taken for trouble of ours.
+        """
+        assert row.next_run_at is not None
+        periodic = entry.periodic
+        try:
+            ticks = due_times(entry.when, row.next_run_at, now, periodic.catch_up)
+            if not row.enabled:
+                ticks = []
+            elif periodic.overlap == "skip":
+                ticks = ticks[-1:]
+            calls = [(tick, periodic.make_args(), periodic.make_kwargs()) for tick in ticks]
+            return next_time(entry.when, now), calls
+        except (OperationalError, InterfaceError) as error:
+            raise _Trouble("The project's code can't use a database.") from error
 
     def _overlaps(self, entry: Entry, row: PeriodicTask) -> bool:
         """Return whether the run before is still on its way and this one is to be left out."""

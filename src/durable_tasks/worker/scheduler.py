@@ -64,6 +64,9 @@ class Scheduler:
 
         Raises Django's ``DatabaseError``.
         """
+        connection = connections[self._timetable.rows().db]
+        if not connection.get_autocommit():  # as its settings may have it
+            connection.set_autocommit(True)
         if not self._synced:
             self._timetable.sync(self._clock.now())
             self._synced = True
@@ -73,6 +76,12 @@ class Scheduler:
         return fired
 
     def _run(self) -> None:
+        try:
+            self._fire()
+        finally:
+            connections.close_all()
+
+    def _fire(self) -> None:
         extra = {"worker_id": self._worker_id}
         while not self._stopping:
             try:
@@ -96,7 +105,6 @@ class Scheduler:
                 logger.exception("Periodic tasks can't be fired.", extra=extra)
             tidy_connections()
             self._wake.wait(pause)
-        connections.close_all()
 
     def _pause(self, fired: Fired) -> float:
         if fired.next_due is None:

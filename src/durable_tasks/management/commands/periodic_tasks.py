@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
 from django.utils import timezone
 
 from ...chores.schedule import Timetable
@@ -33,7 +34,10 @@ class Command(BaseCommand):
     def handle(self, **options: Any) -> None:
         backend = durable_backend(options["backend_name"])
         timetable = Timetable(backend.alias, backend.durable_options.periodic)
-        rows = {row.name: row for row in timetable.rows()}
+        try:
+            rows = {row.name: row for row in timetable.rows()}
+        except DatabaseError as error:
+            raise CommandError(f"The database can't be used: {str(error).strip()}") from error
         for name, periodic in timetable.periodic.items():
             try:
                 entry = entry_of(backend.alias, name, periodic)
