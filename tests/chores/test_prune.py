@@ -1,7 +1,8 @@
 from datetime import timedelta
 from unittest import mock
 
-from django.db import OperationalError
+from django.db import OperationalError, connection, models
+from django.test.utils import isolate_apps
 from django.utils import timezone
 
 from durable_tasks.chores import prune as prune_module
@@ -80,6 +81,55 @@ class PruningTests(StoreTestCase):
         self.assertLess(max(pauses), 2)
         self.assertLess(pauses[0], pauses[-1])
         self.assertEqual(self.tick().jobs, 1)
+
+    def refer_to(self, *jobs: Job) -> type[models.Model]:
+        """Add a table with a foreign key, which refers to these jobs; return its model."""
+        with isolate_apps("tests.app"):
+
+            class Report(models.Model):  # noqa: DJ008
+                job = models.ForeignKey(Job, models.DO_NOTHING, related_name="+")
+
+                class Meta:
+                    app_label = "tests_app"
+
+        with connection.schema_editor() as editor:
+            editor.create_model(Report)
+
+        def drop() -> None:
+            with connection.schema_editor() as editor:
+                editor.delete_model(Report)
+
+        self.addCleanup(drop)
+        for job in jobs:
+            Report._default_manager.create(job=job)
+        return Report
+
+    def round(self) -> Pruned:
+        """Prune until the next look; return the last report."""
+        for _ in range(1000):
+            report = self.tick()
+            if report.pause >= prune_module.EVERY / 2:
+                return report
+        raise AssertionError("It never ends.")
+
+    def test_what_other_rows_refer_to_stays_and_all_others_go(self) -> None:
+        with mock.patch.object(prune_module, "FEWEST", 8):
+            self.pruning = Pruning()
+        self.make_due(100)
+        # Some of them at one time, as those that one statement has cancelled.
+        twins = make_jobs(9, status="CANCELLED", delete_after=self.now - timedelta(hours=1))
+        oldest, young = Job.objects.earliest("delete_after"), Job.objects.latest("delete_after")
+        middle = Job.objects.get(delete_after=self.now - timedelta(seconds=50))
+        referred = {job.id for job in (*twins[:4], *twins[6:8], oldest, young, middle)}
+        report = self.refer_to(*Job.objects.filter(id__in=referred))
+        self.assertEqual(self.round().kept, len(referred))
+        self.assertEqual(set(Job.objects.values_list("id", flat=True)), referred)
+        # Once nothing refers to them, they go.
+        report._default_manager.filter(job=middle).delete()
+        self.assertEqual(self.round().kept, len(referred) - 1)
+        report._default_manager.all().delete()
+        self.assertEqual(self.round().kept, 0)
+        self.assertFalse(Job.objects.exists())
 
     def test_another_fault_is_an_error(self) -> None:
         with (

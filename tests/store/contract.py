@@ -776,8 +776,14 @@ class PruneDueContract(StoreTestCase):
         since = by_age[6].delete_after
         self.assertEqual(self.store.prune_due(CUTOFF, 2, since=since), (2, by_age[7].delete_after))
         self.assertEqual(self.left_ids(), {job.id for job in (*by_age[4:6], by_age[8])})
-        self.assertEqual(self.store.prune_due(CUTOFF, 9), (3, by_age[8].delete_after))
+        self.assertEqual(
+            self.store.longest_due(CUTOFF, since=since), (by_age[8].id, by_age[8].delete_after)
+        )
+        self.assertEqual(self.store.prune_due(CUTOFF, 1, without={by_age[4].id})[0], 1)
+        self.assertEqual(self.left_ids(), {by_age[4].id, by_age[8].id})
+        self.assertEqual(self.store.prune_due(CUTOFF, 9), (2, by_age[8].delete_after))
         self.assertEqual(self.store.prune_due(CUTOFF, 9), (0, None))
+        self.assertIsNone(self.store.longest_due(CUTOFF))
 
     def left_ids(self) -> set[UUID]:
         return set(Job.objects.values_list("id", flat=True))

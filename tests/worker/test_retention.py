@@ -172,6 +172,18 @@ class PruneTests(WorkerTestCase):
                 self.assertNotIn("WARNING", worker.output())
         self.assertEqual(len(results), 200)
 
+    def test_it_says_once_in_a_round_how_many_can_not_go(self):
+        ticks = [prune.Pruned(1, 0.0), prune.Pruned(0, 0.0, kept=3), prune.Pruned(0, 3600.0)]
+        with (
+            mock.patch.object(prune, "EVERY", 0.05),
+            mock.patch.object(prune.Pruning, "tick", side_effect=ticks) as tick,
+            self.assertLogs("durable_tasks", "WARNING") as logs,
+            running(),
+        ):
+            eventually(lambda: tick.call_count == 3)
+        [said] = logs.output
+        self.assertIn("stay, since other rows refer to them: 3.", said)
+
     def test_a_runner_does_too(self):
         self.make_rows(70, delete_after=timezone.now())
         with mock.patch.object(prune, "EVERY", 0.05), running():

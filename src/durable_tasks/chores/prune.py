@@ -5,8 +5,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
-from django.db import OperationalError
+from django.db import IntegrityError, OperationalError
 
 from ..store import Store
 
@@ -20,10 +21,15 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.01, 1.0
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """How many jobs were deleted, and the seconds until the next look."""
+    """How many jobs were deleted, and the seconds until the next look.
+
+    ``kept``: at the end of a round, how many stay although they are due, since other rows refer to
+    them.
+    """
 
     jobs: int
     pause: float
+    kept: int = 0
 
 
 class Pruning:
@@ -32,18 +38,27 @@ class Pruning:
     def __init__(self) -> None:
         self._limit = FEWEST
         self._since: datetime | None = None  # where the last batch ended, if there is more
+        # Of those that are due since then, the ones to which other rows refer.
+        self._without: set[UUID] = set()
+        self._kept = 0  # how many of those there were in this round
         self._after_conflict = FIRST_PAUSE
 
     def tick(self, store: Store, now: datetime) -> Pruned:
         """Delete at most one batch of what is due at ``now`` (database time).
 
         While there is more it pauses for as long as a batch takes, so that others get their turns.
-        Raises ``DatabaseError`` but for an ordinary conflict.
+        A job that another row refers to stays until the next round; smaller and smaller batches
+        find it. Raises ``DatabaseError`` but for an ordinary conflict.
         """
         limit = self._limit
         began = time.monotonic()
         try:
-            jobs, last = store.prune_due(now, limit, since=self._since)
+            jobs, last = store.prune_due(now, limit, since=self._since, without=self._without)
+        except IntegrityError:
+            if limit == 1:
+                self._pass_by(store, now)
+            self._limit = max(1, limit // 2)
+            return Pruned(0, time.monotonic() - began)
         except OperationalError as error:
             if not store.is_busy(error):
                 raise
@@ -53,14 +68,30 @@ class Pruning:
         self._after_conflict = FIRST_PAUSE
         took = time.monotonic() - began
         if jobs < limit:
-            self._since = None
-            return Pruned(jobs, self.pause())
-        self._since = last
+            report = Pruned(jobs, self.pause(), self._kept)
+            self._kept = 0
+            self._go_on_since(None)
+            return report
+        self._go_on_since(last)
         if took > store.prune_for:
             self._limit = max(FEWEST, limit // 2)
         elif took < store.prune_for / 2:
             self._limit = min(MOST, limit * 2)
         return Pruned(jobs, took)
+
+    def _pass_by(self, store: Store, now: datetime) -> None:
+        """Leave out the next one, which can't be deleted, until the next round."""
+        found = store.longest_due(now, since=self._since, without=self._without)
+        if found is not None:
+            id, due = found
+            self._go_on_since(due)
+            self._without.add(id)
+            self._kept += 1
+
+    def _go_on_since(self, due: datetime | None) -> None:
+        if due != self._since:
+            self._since = due
+            self._without.clear()
 
     def pause(self) -> float:
         """Return the seconds until a look: not all workers at once."""

@@ -5,7 +5,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from itertools import batched, islice, pairwise
@@ -649,27 +649,53 @@ class Store(ABC):
         """Delete up to ``limit`` jobs of ``statuses`` that finished before; return how many."""
 
     def prune_due(
-        self, now: datetime, limit: int, *, since: datetime | None = None
+        self,
+        now: datetime,
+        limit: int,
+        *,
+        since: datetime | None = None,
+        without: Collection[UUID] = (),
     ) -> tuple[int, datetime | None]:
         """Delete up to ``limit`` ended jobs whose ``delete_after`` has come, the longest due first.
 
         Returns how many, and the ``delete_after`` of the last one. ``since``: pass over those
         before, which the last batch has dealt with: what it deleted may still be in the index.
+        ``without``: pass over these.
 
         Looks without locks before it writes. Waits for no lock but raises ``OperationalError``,
-        and does not try again: there is no hurry. Served by durable_job_delete_after.
+        and does not try again: there is no hurry. Raises ``IntegrityError``, and deletes none, if a
+        row of another table refers to one of them. Served by durable_job_delete_after.
         """
+        if self.longest_due(now, since=since, without=without) is None:
+            return 0, None
+        condition, params = self._due(now, since, without)
+        return self._prune_due(condition, [*params, limit])
+
+    def longest_due(
+        self, now: datetime, *, since: datetime | None = None, without: Collection[UUID] = ()
+    ) -> tuple[UUID, datetime] | None:
+        """Return what ``prune_due`` would delete first, and its ``delete_after``; or None."""
+        condition, params = self._due(now, since, without)
+        rows = self.rows(
+            f"SELECT id, delete_after FROM {self._DUE} WHERE {condition} "
+            "ORDER BY delete_after LIMIT 1",
+            params,
+        )
+        return (self.from_id(rows[0][0]), self.from_time(rows[0][1])) if rows else None
+
+    def _due(
+        self, now: datetime, since: datetime | None, without: Collection[UUID]
+    ) -> tuple[str, list[Any]]:
         condition, params = "delete_after <= %s", [self.to_time(now)]
         if since is not None:
             condition += " AND delete_after >= %s"
             params.append(self.to_time(since))
+        if without:
+            condition += f" AND id NOT IN ({marks(len(without))})"
+            params += map(self.to_id, without)
         # No job goes that is to run, whatever somebody wrote to its row. A list of the statuses of
         # ended jobs would invite durable_job_ended.
-        condition += f" AND status NOT IN ({_NOT_ENDED})"
-        look = f"SELECT 1 FROM {self._DUE} WHERE {condition} ORDER BY delete_after LIMIT 1"
-        if not self.rows(look, params):
-            return 0, None
-        return self._prune_due(condition, [*params, limit])
+        return f"{condition} AND status NOT IN ({_NOT_ENDED})", params
 
     # Seconds that a batch may take, or the next one is smaller.
     prune_for: ClassVar[float] = 0.05

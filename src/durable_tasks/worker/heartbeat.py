@@ -179,7 +179,14 @@ class Heartbeat:
         pause = self._pruning.pause()
         try:
             if store.connection.connection is not None:  # otherwise a beat connects again
-                pause = self._pruning.tick(store, self._clock.now()).pause
+                pruned = self._pruning.tick(store, self._clock.now())
+                pause = pruned.pause
+                if pruned.kept:
+                    logger.warning(
+                        "Jobs that are due to be deleted stay, since other rows refer to them: %s.",
+                        pruned.kept,
+                        extra={"worker_id": self._worker_id},
+                    )
         except DatabaseFault as error:
             logger.warning(
                 "Pruning has failed and is tried again in %.0f s: %s",
