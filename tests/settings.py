@@ -8,6 +8,7 @@ such as a real worker, at the databases of the test that started it;
 `DURABLE_TASKS_TEST_DATABASE` (JSON) gives it other settings for it, such as CONN_MAX_AGE.
 `DURABLE_TASKS_TEST_GRACE` is how many seconds its tasks have to end once they are interrupted.
 `DURABLE_TASKS_TEST_PRUNE` is how many seconds it lets pass between two looks for jobs to delete.
+`DURABLE_TASKS_TEST_SERVE_GRACE` is how many seconds what runs has to end once `serve` stops.
 `DURABLE_TASKS_TEST_OPTIONS` (JSON) and `DURABLE_TASKS_TEST_ROUTERS` (commas) give it that test's
 OPTIONS and DATABASE_ROUTERS.
 """

@@ -17,3 +17,7 @@ class TestsAppConfig(AppConfig):
             from durable_tasks.chores import prune
 
             prune.EVERY = float(every)
+        if grace := os.environ.get("DURABLE_TASKS_TEST_SERVE_GRACE"):
+            from durable_tasks.contrib.serve.management.commands import serve
+
+            serve.GRACE = int(grace)

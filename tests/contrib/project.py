@@ -40,11 +40,18 @@ from django.contrib import admin
 from django.http import HttpResponse
 from django.urls import path
 
+from tests.app.tasks import minute
+
 from .tasks import WORD, say
 
 
 def enqueue(request):
     return HttpResponse(say.enqueue().id)
+
+
+def hang(request):
+    minute.call("request")
+    return HttpResponse()
 
 
 def word(request):
@@ -54,6 +61,7 @@ def word(request):
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("enqueue/", enqueue),
+    path("hang/", hang),
     path("word/", word),
 ]
 """,
@@ -86,20 +94,20 @@ class Site:
 
     def get(self, path: str) -> tuple[int, str]:
         """Return the status and the text of an answer, once there is one."""
-
-        def answer() -> tuple[int, str] | None:
-            try:
-                url = f"http://127.0.0.1:{self.port}/{path}"
-                with urllib.request.urlopen(url, timeout=PATIENCE) as response:
-                    return response.status, response.read().decode()
-            except urllib.error.HTTPError as error:
-                return error.code, error.read().decode()
-            except OSError:
-                return None
-
-        found = eventually(answer, f"the site answers /{path}")
+        found = eventually(lambda: self.ask(path), f"the site answers /{path}")
         assert found is not None
         return found
+
+    def ask(self, path: str) -> tuple[int, str] | None:
+        """Return the status and the text of the answer, if there is one."""
+        try:
+            url = f"http://127.0.0.1:{self.port}/{path}"
+            with urllib.request.urlopen(url, timeout=PATIENCE) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return None
 
     def is_closed(self) -> bool:
         """Return whether nobody listens where it is served."""

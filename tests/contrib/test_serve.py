@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -14,13 +15,16 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from django.test import SimpleTestCase, override_settings
 
+from durable_tasks.contrib.serve import beside
 from durable_tasks.contrib.serve.application import load_site, path_of
 from durable_tasks.contrib.serve.beside import WorkerBeside
 from durable_tasks.contrib.serve.management.commands import serve
 from durable_tasks.models import Job, Worker
+from durable_tasks.worker.process import process_start
 from durable_tasks.worker.stopping import RENEW
 
 from ..app import tasks
+from ..app.models import Effect
 from ..helpers import PATIENCE, WorkerTestCase, ended, eventually, held, let_go
 from ..servers import free_port
 from .project import FILES, site
@@ -224,9 +228,13 @@ class BesideTests(SimpleTestCase):
         self.assertEqual(self.failed, [])
 
     def test_one_that_does_not_end_in_time_is_killed(self):
-        with self.assertLogs("durable_tasks") as logs, self.beside(self.DEAF, grace=0.1):
+        with (
+            mock.patch.object(beside, "KILL_AFTER", 0),
+            self.assertLogs("durable_tasks") as logs,
+            self.beside(self.DEAF, grace=0.1),
+        ):
             self.began(1)
-        self.assertIn("Worker w is stopped at once", logs.output[0])
+        self.assertIn("Worker w did not stop in time and is killed", logs.output[0])
 
     def test_one_that_is_to_be_renewed_begins_again(self):
         with (
@@ -295,6 +303,44 @@ class ServeTests(WorkerTestCase):
             server.wait()
             eventually(lambda: not Worker.objects.exists(), "the worker ends")
             eventually(made.is_closed, "the site ends")
+
+    @contextmanager
+    def busy(self, made):
+        """Let a task and a request run for a minute; give the ids of their processes."""
+        tasks.minute.enqueue("task")
+        held("task")
+        made.get("word/")  # it listens
+        request = threading.Thread(target=made.ask, args=["hang/"])
+        request.start()
+        held("request")
+        yield [int(effect.worker) for effect in Effect.objects.all()]
+        request.join()
+
+    def test_nor_do_a_task_and_a_request_that_take_longer(self):
+        with (
+            self.serving(DURABLE_TASKS_TEST_SERVE_GRACE="1") as (made, server),
+            self.busy(made) as processes,
+        ):
+            self.assertEqual([bool(process_start(pid)) for pid in processes], [True, True])
+            os.kill(server.pid, signal.SIGKILL)
+            server.wait()
+            for pid in processes:
+                eventually(lambda pid=pid: not process_start(pid), "the process ends")
+            self.assertIn("what runs did not end within 1 s", server.output())
+
+    def test_a_second_signal_ends_them_at_once(self):
+        with (
+            # Not what ends them.
+            self.serving(DURABLE_TASKS_TEST_SERVE_GRACE="3600") as (made, server),
+            self.busy(made) as processes,
+        ):
+            server.send_signal(signal.SIGINT)
+            server.says("Waiting up to 3600 s for the tasks that run")
+            server.send_signal(signal.SIGINT)
+            self.assertEqual(server.wait(), 128 + signal.SIGINT)
+            for pid in processes:
+                eventually(lambda pid=pid: not process_start(pid), "the process ends")
+            self.assertIn("The tasks are stopped at once", server.output())
 
     def test_a_terminal_that_is_closed_ends_a_server_that_reloads(self):
         with self.serving("--reload") as (made, server):

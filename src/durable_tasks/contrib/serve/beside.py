@@ -12,18 +12,23 @@ import time
 from collections.abc import Callable, Sequence
 
 from ...worker.restarts import how_it_ended
-from ...worker.stopping import RENEW, STUCK
+from ...worker.stopping import RENEW, STUCK, say
+from ...worker.supervisor import GRACE as KILL_AFTER
 from ...worker.supervisor import Place, WorkersFail
 
 logger = logging.getLogger("durable_tasks")
+
+# Seconds after which a stop says what it waits for.
+SAY_AFTER = 1.0
 
 
 class WorkerBeside:
     """Keeps one worker at work until it is stopped.
 
     ``command``: the worker's command line, without its id. ``grace``: seconds that what runs has to
-    end. ``patient``: wait for the next reload if the worker comes to nothing; otherwise
-    ``on_failure`` is called once there is no use in another start, and ``failure`` says why.
+    end; the worker keeps to it itself, and is killed if it does not. ``patient``: wait for the next
+    reload if the worker comes to nothing; otherwise ``on_failure`` is called once there is no use
+    in another start, and ``failure`` says why.
     """
 
     def __init__(
@@ -63,11 +68,20 @@ class WorkerBeside:
     def ask_to_stop(self) -> None:
         """Let the worker finish what runs; returns at once."""
         with self._lock:
+            if not self._stopping:
+                timer = threading.Timer(SAY_AFTER, self._say_what_it_waits_for)
+                timer.daemon = True
+                timer.start()
             self._stopping = True
             self._end()
 
+    def kill(self) -> None:
+        """End the worker at once; may be called from a signal handler."""
+        say("The tasks are stopped at once; what ran will run again.\n")
+        self._place.kill()
+
     def stop(self) -> None:
-        """Let the worker finish what runs and wait for its end, which comes within the grace."""
+        """Let the worker finish what runs and wait for its end."""
         self.ask_to_stop()
         if self._thread.ident is not None:
             self._thread.join()
@@ -78,16 +92,23 @@ class WorkerBeside:
         self._asked.set()
         self._place.stop()
         if self._place.process is not None:
-            timer = threading.Timer(self._grace, self._kill, [self._place.process])
+            timer = threading.Timer(self._grace + KILL_AFTER, self._kill, [self._place.process])
             timer.daemon = True
             timer.start()
+
+    def _say_what_it_waits_for(self) -> None:
+        if self._thread.is_alive():
+            logger.info(
+                "Waiting up to %g s for the tasks that run. A second Ctrl-C stops them at once.",
+                self._grace,
+                extra={"worker_id": self._place.worker_id},
+            )
 
     def _kill(self, process: "subprocess.Popen[bytes]") -> None:
         if process.poll() is None:
             logger.warning(
-                "Worker %s is stopped at once: what runs did not end within %g s. It will run"
-                " again.",
-                *(self._place.worker_id, self._grace),
+                "Worker %s did not stop in time and is killed; what ran will run again.",
+                self._place.worker_id,
                 extra={"worker_id": self._place.worker_id},
             )
             process.kill()

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -34,7 +35,8 @@ class Server(Granian):  # type: ignore[misc]
     told of its start and its end. ``threads``: per worker, or None for what suits the interface.
     ``reload``: the folder whose changes count, or None. ``grace``: whole seconds that requests have
     to end when the server stops or reloads. ``on_stop``: called as soon as the server
-    is to stop, when it still has requests to answer.
+    is to stop, when it still has requests to answer. ``on_second_signal``: called when it is to
+    stop at once, from a signal handler.
     """
 
     def __init__(
@@ -52,9 +54,11 @@ class Server(Granian):  # type: ignore[misc]
         log_access: bool,
         verbosity: int,
         on_stop: Callable[[], None],
+        on_second_signal: Callable[[], None],
     ) -> None:
         self._on_stop = on_stop
-        self._load = partial(start_site, path, asgi=asgi)
+        self._on_second_signal = on_second_signal
+        self._load = partial(start_site, path, asgi=asgi, grace=grace)
         with_asgi = Interfaces.ASGI if lifespan else Interfaces.ASGINL
         super().__init__(
             path,
@@ -84,20 +88,35 @@ class Server(Granian):  # type: ignore[misc]
 
     def shutdown(self, exit_code: int = 0) -> None:
         self._on_stop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop_at_once)
         super().shutdown(exit_code)
 
+    def _stop_at_once(self, number: int, frame: Any) -> None:
+        for process in self.wrks:
+            process.kill()
+        self._on_second_signal()
+        os._exit(128 + number)
 
-def start_site(path: str, *, asgi: bool) -> Any:
-    """Return the site's application, in a process of the site's, and prepare that process."""
+
+def start_site(path: str, *, asgi: bool, grace: float) -> Any:
+    """Return the site's application, in a process of the site's, and prepare that process.
+
+    ``grace``: seconds that requests have to end once the server is gone.
+    """
     if (server := multiprocessing.parent_process()) is not None:
         # The terminal's Ctrl-C is for the server, which then tells us: Granian's processes may hang
         # if they are told twice.
         os.setpgid(0, 0)
-        threading.Thread(target=_leave_with, args=[server], name="server", daemon=True).start()
+        threading.Thread(
+            target=_leave_with, args=[server, grace], name="server", daemon=True
+        ).start()
     return load_site(path, asgi=asgi)
 
 
-def _leave_with(server: BaseProcess) -> None:
+def _leave_with(server: BaseProcess, grace: float) -> None:
     """End this process once the server's is gone: a port must not be kept by old code."""
     server.join()
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(grace)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand
 
 from ...compat import DEFAULT_TASK_BACKEND_ALIAS
 from .. import one_line_errors
-from .db_worker import above_zero, seconds, worker_id
+from .db_worker import above_zero, seconds, seconds_above_zero, worker_id
 
 
 class Command(BaseCommand):
@@ -44,13 +44,14 @@ class Command(BaseCommand):
             default=1.0,
             help="seconds between two looks for work when there is none (default: 1)",
         )
-
+        # As that of db_worker; serve sets it.
+        parser.add_argument("--shutdown-timeout", type=seconds_above_zero, help=SUPPRESS)
         parser.add_argument(
             "--no-periodic", action="store_false", dest="periodic", help="fire no periodic tasks"
         )
 
     def handle(self, **options: Any) -> None:
-        name = options["worker_id"]
+        name, timeout = options["worker_id"], options["shutdown_timeout"]
         call_command(
             "db_worker",
             "--queue-name=*",
@@ -61,6 +62,7 @@ class Command(BaseCommand):
             f"--interval={options['delay']}",
             f"--backend={options['backend_name']}",
             *([] if name is None else [f"--worker-id={name}"]),
+            *([] if timeout is None else [f"--shutdown-timeout={timeout}"]),
             *([] if options["periodic"] else ["--no-periodic"]),
             verbosity=options["verbosity"],
         )

@@ -171,6 +171,8 @@ class Command(BaseCommand):
             "taskrunner",
             workers=options["tasks"],
             supervised=True,
+            # Its own, since it may outlive the server.
+            shutdown_timeout=GRACE,
             **{name: options[name] for name in names},
         )
 
@@ -210,6 +212,7 @@ class Command(BaseCommand):
             log_access=settings.DEBUG and options["verbosity"] > 0,
             verbosity=options["verbosity"],
             on_stop=worker.ask_to_stop if worker is not None else lambda: None,
+            on_second_signal=worker.kill if worker is not None else lambda: None,
         )
         if worker is None:
             server.run()
