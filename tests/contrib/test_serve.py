@@ -25,7 +25,7 @@ from durable_tasks.worker.stopping import RENEW
 
 from ..app import tasks
 from ..app.models import Effect
-from ..helpers import PATIENCE, WorkerTestCase, ended, eventually, held, let_go
+from ..helpers import PATIENCE, WorkerTestCase, ended, eventually, held, let_go, tasks_setting
 from ..servers import free_port
 from .project import FILES, site
 
@@ -63,7 +63,8 @@ class ValueTests(SimpleTestCase):
             ("addrport: must be PORT", ":8000"),
             ("--port: must be a port, 1 to 65535, not '0'", "-p", "0"),
             ("--tasks: must be a whole number above 0", "-k", "many"),
-            ("--reload: must be a folder, not '/no/such'", "-r", "/no/such"),
+            ("--reload: must be a folder, not '/no/such'\n", "-r", "/no/such"),
+            ("not '8124'. If it is the port, write it before --reload", "-r", "8124"),
             ("--workers: must be a whole number above 0", "-w", "0"),
             ("--threads: must be a whole number above 0", "-t", "0"),
             ("--worker-id: must have 1 to 200 characters", "-i", ""),
@@ -84,6 +85,11 @@ class ValueTests(SimpleTestCase):
             ("can't listen at a..b, port 80: ", "a..b:80"),
         ):
             self.assert_refused(message, *arguments)
+
+    @needs_granian
+    @override_settings(TASKS=tasks_setting(immediate=True))
+    def test_so_are_tasks_that_run_where_they_are_enqueued(self):
+        self.assert_refused('["immediate"] is on: tasks run', str(free_port()), "-k")
 
     def test_the_command_line_comes_before_the_environment(self):
         one, two = free_port(), free_port()

@@ -21,7 +21,9 @@ from .....exceptions import DurableTasksError
 from .....ids import new_worker_id
 from .....management import durable_backend, one_line_errors
 from .....management.commands.db_worker import above_zero, seconds, set_up_logging, worker_id
+from .....store import Queues
 from .....worker.supervisor import command_line
+from .....worker.worker import WorkerSettings
 from ...application import load, path_of
 from ...beside import WorkerBeside
 
@@ -53,7 +55,8 @@ def address(text: str) -> tuple[str | None, int]:
 def folder(text: str) -> Path:
     """Parse a folder that is there."""
     if not (path := Path(text)).is_dir():
-        raise ArgumentTypeError(f"must be a folder, not {text!r}")
+        hint = ". If it is the port, write it before --reload" if text.isdecimal() else ""
+        raise ArgumentTypeError(f"must be a folder, not {text!r}{hint}")
     return path.resolve()
 
 
@@ -255,10 +258,12 @@ class Command(BaseCommand):
                 f"--tasks: {options['tasks']} threads are too many. If it is the port, write it "
                 f"before --tasks."
             )
-        durable_backend(options["backend_name"])
+        backend = durable_backend(options["backend_name"])
         try:
+            # What a worker would refuse is said here, once.
+            WorkerSettings(type(backend), backend.durable_options, Queues(backend.alias, None))
             command = command_line(getattr(self, "arguments", []), "--tasks")
-        except DurableTasksError as error:
+        except (DurableTasksError, ImproperlyConfigured) as error:
             raise CommandError(str(error)) from error
         return WorkerBeside(
             [*command, "--supervised", "--skip-checks"],
