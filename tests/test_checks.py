@@ -55,16 +55,24 @@ class BackendCheckTests(TestCase):
 
     def test_E007_a_periodic_task_leads_nowhere_or_has_bad_arguments(self) -> None:
         echo, add = "tests.app.tasks.echo", "tests.app.tasks.add"
-        for spec, text in (
+        key = "The key is the path of a task, or a name beside Periodic(task=...)."
+        call = "can't be called with its arguments: missing a required"
+        for spec, text, hint in (
             (
                 Periodic("1h", task="tests.app.tasks.gone"),
                 "'tests.app.tasks.gone' can't be imported",
+                key,
             ),
-            (Periodic("1h", task="tests.app.tasks.PATIENCE"), "is no task but int"),
-            (Periodic("1h", [object()], task=echo), "args[0]"),
-            (Periodic("1h", task=add), "can't be called with its arguments: missing a required"),
-            (Periodic("1h", [1], {"c": 2}, task=add), "got an unexpected keyword argument 'c'"),
-            (Periodic("1h", priority=1000, task=echo), "priority"),
+            (Periodic("1h", task="tests.app.tasks.PATIENCE"), "is no task but int", key),
+            (Periodic("1h", [object()], task=echo), "args[0]", None),
+            (Periodic("1h", task=add), call, None),
+            (
+                Periodic("1h", [1], {"c": 2}, task=add),
+                "got an unexpected keyword argument 'c'",
+                None,
+            ),
+            (Periodic("1h", priority=1000, task=echo), "priority", None),
+            (Periodic("1h", queue_name="mail", task=echo), "'mail'", None),
         ):
             backend = {"BACKEND": BACKEND, "OPTIONS": {"periodic": {echo: "1h", "x": spec}}}
             with self.subTest(text), self.settings(TASKS={**tasks_setting(), "mail": backend}):
@@ -72,19 +80,22 @@ class BackendCheckTests(TestCase):
                 self.assertEqual(error.id, "durable_tasks.E007")
                 self.assertIn('TASKS["mail"]["OPTIONS"]["periodic"]["x"]: ', error.msg)
                 self.assertIn(text, error.msg)
+                self.assertEqual(error.hint, hint)
 
     def test_E002_an_option_is_wrong(self) -> None:
-        for options, key in (
-            ({"worker_timeout": "x"}, "worker_timeout"),
-            ({"nonsense": 1}, "nonsense"),
-            ({"id_function": "no.where"}, "id_function"),
-            ({"retain": {"a.b": "1x"}}, 'retain"]["a.b'),
+        for options, key, hint in (
+            ({"worker_timeout": "x"}, "worker_timeout", "table of options"),
+            ({"nonsense": 1}, "nonsense", "table of options"),
+            ({"id_function": "no.where"}, "id_function", "table of options"),
+            ({"retain": {"a.b": "1x"}}, 'retain"]["a.b', "table of options"),
+            ({"periodic": {"a.b": "1x"}}, 'periodic"]["a.b', "docs/periodic.md"),
+            ({"periodic": []}, "periodic", "docs/periodic.md"),
         ):
             with self.subTest(key):
                 self.assert_error(
                     "durable_tasks.E002",
                     f'TASKS["mail"]["OPTIONS"]["{key}"]',
-                    "table of options",
+                    hint,
                     **options,
                 )
 
@@ -98,6 +109,17 @@ class BackendCheckTests(TestCase):
                 self.assertIn(f'TASKS["mail"]["OPTIONS"]["{name}"] names no task', warning.msg)
                 self.assertIn("tests.app.tasks.moved", warning.msg)
         self.assertEqual(self.check(retain="7d"), [])
+
+    def test_W003_immediate_leaves_nobody_to_fire_periodic_tasks(self) -> None:
+        for immediate in (True, False):
+            options = {"immediate": immediate, "periodic": {"tests.app.tasks.echo": "1h"}}
+            backend = {"BACKEND": BACKEND, "QUEUES": [], "OPTIONS": options}
+            with self.settings(TASKS={**tasks_setting(), "mail": backend}):
+                found = task_backends["mail"].check()
+            self.assertEqual([each.id for each in found], ["durable_tasks.W003"] * immediate)
+            for warning in found:
+                self.assertFalse(warning.is_serious())
+                self.assertIn('"immediate" and "periodic"', warning.msg)
 
     @override_settings(DATABASE_ROUTERS=["tests.test_checks.ToNowhere"])
     def test_E003_the_router_names_no_database(self) -> None:

@@ -33,9 +33,12 @@ def _check_options(backend: "DatabaseBackend") -> Iterator[CheckMessage]:
     try:
         backend.durable_options.make_id  # noqa: B018  (imports the function)
     except ImproperlyConfigured as error:
+        where = f'TASKS["{backend.alias}"]["OPTIONS"]["periodic"]'
         yield Error(
             str(error),
-            hint="The README of django-durable-tasks has the table of options.",
+            hint="docs/periodic.md of django-durable-tasks says what can be written there."
+            if str(error).startswith(where)
+            else "The README of django-durable-tasks has the table of options.",
             id="durable_tasks.E002",
         )
         return
@@ -65,16 +68,25 @@ def _check_periodic(backend: "DatabaseBackend") -> Iterator[CheckMessage]:
     from .timetable import entry_of
 
     try:
-        periodic = backend.durable_options.periodic
+        options = backend.durable_options
     except ImproperlyConfigured:
         return  # said already
-    for name, each in periodic.items():
+    if options.immediate and options.periodic:
+        yield Warning(
+            f'{options.where} has "immediate" and "periodic": without workers, no periodic task'
+            " runs.",
+            hint='Leave "periodic" out where "immediate" is on.',
+            id="durable_tasks.W003",
+        )
+    for name, each in options.periodic.items():
         try:
             entry_of(backend.alias, name, each)
         except Exception as error:  # the project's code is imported: anything may come
             yield Error(
-                f'{backend.durable_options.where}["periodic"]["{name}"]: {error}',
-                hint="The key is the path of a task, or a name beside Periodic(task=...).",
+                f'{options.where}["periodic"]["{name}"]: {error}',
+                hint="The key is the path of a task, or a name beside Periodic(task=...)."
+                if isinstance(error, TaskNotFound)
+                else None,
                 id="durable_tasks.E007",
             )
 
