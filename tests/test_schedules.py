@@ -375,7 +375,8 @@ class CrontabTests(Wrong, SimpleTestCase):
             "9" * 5000 + " * * * *": "a wrong minute",
             "": "five fields (minute, hour, day of month, month, weekday), not 0.",
             "* * * *": "not 4.",
-            "* * * * * *": 'not 6. There are no seconds; for those, use a length such as "10s".',
+            "* * * * * *": 'not 6. For every so often, write a length of time such as "10s" or',
+            "every 2 seconds": 'not 3. For every so often, write a length of time such as "10s"',
             "@reboot": "'@reboot' is no time",
             "@often": "'@often' is unknown; with an @ there are @hourly,",
         })  # fmt: skip
@@ -383,7 +384,8 @@ class CrontabTests(Wrong, SimpleTestCase):
 
     def test_one_that_never_comes_is_refused(self) -> None:
         for spec in ("0 0 30 2 *", "0 0 31 4,6,9,11 *", "* * */20 * 1L"):
-            self.check(Crontab, {spec: f"'{spec}' never comes"})
+            self.check(Crontab, {spec: f"'{spec}' never comes: no month has such a day."})
+        self.check(Crontab, {"0 0 30~30 2 *": 'no month has such a day ("0 0 30 2 *").'})
 
     def test_after_the_last_year_there_is_none(self) -> None:
         end = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
@@ -750,6 +752,7 @@ class ParseTests(Wrong, SimpleTestCase):
             0: "at least 1 second",
             -5: "is no length of time",
             "1 2 3": "must have five fields",
+            "2 s": "For every so often, write a length of time",
             "@reboot": "is no time",
         })  # fmt: skip
         self.check(

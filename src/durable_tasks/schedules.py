@@ -339,8 +339,9 @@ class Crontab(_BuiltIn):
         try:
             next(CronSim(self._spec, _SOME_DAY))
         except (CronSimError, StopIteration) as error:
+            drawn = f' ("{self._spec}")' if "~" in spec else ""
             raise ValueError(
-                f'The crontab {spec!r} never comes: no month has such a day ("{self._spec}").'
+                f"The crontab {spec!r} never comes: no month has such a day{drawn}."
             ) from error
 
     def __str__(self) -> str:
@@ -440,10 +441,10 @@ def _resolved(spec: str, source: random.Random) -> list[str]:
         raise ValueError(f"The crontab {spec!r} is unknown; with an @ there are {known}.")
     fields = _SHORTHANDS.get(text, text).split()
     if len(fields) != len(_FIELDS):
-        hint = ' There are no seconds; for those, use a length such as "10s".'
         raise ValueError(
             f"The crontab {spec!r} must have five fields (minute, hour, day of month, month, "
-            f"weekday), not {len(fields)}." + (hint if len(fields) == 6 else "")
+            f"weekday), not {len(fields)}. For every so often, write a length of time such as "
+            '"10s" or "1h30m".'
         )
     return [_resolved_field(spec, place, each, source) for place, each in enumerate(fields)]
 
