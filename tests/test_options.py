@@ -104,6 +104,10 @@ class PeriodicTests(SimpleTestCase):
             ([], "must be a dictionary of names or task paths and when to run, not []."),
             ({5: "1h"}, "has a key that is no text of 1 to 255 characters: 5."),
             ({"": "1h"}, "has a key that is no text"),
+            (
+                {"Report": Periodic("1h", task="a.b"), "report": Periodic("2h", task="a.b")},
+                "has keys that are equal but for their case: 'Report' and 'report'.",
+            ),
             ({"x" * 256: "1h"}, "has a key that is no text"),
             ({"x": "61 * * * *"}, '["x"]: '),
             ({"x": None}, '["x"]: '),

@@ -178,10 +178,16 @@ def _periodic(name: str, value: Any) -> None:
         raise ImproperlyConfigured(
             f"{name} must be a dictionary of names or task paths and when to run, not {value!r}."
         )
+    seen: dict[str, str] = {}
     for key, spec in value.items():
         if not isinstance(key, str) or not 0 < len(key) <= MAX_SCHEDULE_NAME:
             raise ImproperlyConfigured(
                 f"{name} has a key that is no text of 1 to {MAX_SCHEDULE_NAME} characters: {key!r}."
+            )
+        if (other := seen.setdefault(key.casefold(), key)) != key:
+            # To MySQL, and to those who read a list of them, they are one.
+            raise ImproperlyConfigured(
+                f"{name} has keys that are equal but for their case: {other!r} and {key!r}."
             )
         try:
             Periodic.of(spec).schedule(key)
