@@ -131,6 +131,14 @@ class PruningTests(StoreTestCase):
         self.assertEqual(self.round().kept, 0)
         self.assertFalse(Job.objects.exists())
 
+    def test_nor_do_many_of_one_moment_keep_others(self) -> None:
+        old = make_jobs(5, status="FAILED", delete_after=self.now - timedelta(hours=1))
+        self.make_due(100)
+        self.refer_to(*old)
+        with mock.patch.object(prune_module, "MOST", 3):
+            self.assertEqual(self.round().kept, 4)
+        self.assertEqual(set(Job.objects.values_list("id", flat=True)), {job.id for job in old})
+
     def test_another_fault_is_an_error(self) -> None:
         with (
             mock.patch.object(self.store, "prune_due", side_effect=OperationalError("gone")),

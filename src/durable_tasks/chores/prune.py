@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import IntegrityError, OperationalError
@@ -87,6 +87,8 @@ class Pruning:
             self._go_on_since(due)
             self._without.add(id)
             self._kept += 1
+            if len(self._without) > MOST:  # all of one moment: too many to name in a statement
+                self._go_on_since(due + timedelta(microseconds=1))
 
     def _go_on_since(self, due: datetime | None) -> None:
         if due != self._since:
