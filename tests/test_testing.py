@@ -233,6 +233,65 @@ class RunInTestCaseTests(RunContract, TestCase):
         with self.assertRaises(ZeroDivisionError):
             run_tasks()
 
+    def test_what_is_registered_after_it_is_captured(self):
+        called = []
+        transaction.on_commit(lambda: called.append(1))
+        with self.captureOnCommitCallbacks() as callbacks:
+            transaction.on_commit(lambda: called.append(2))
+            run_tasks()
+            transaction.on_commit(lambda: called.append(3))
+        self.assertEqual(called, [1, 2])
+        for callback in callbacks:
+            callback()
+        self.assertEqual(called, [1, 2, 3])
+
+    def test_what_was_captured_is_not_enqueued_again(self):
+        with self.captureOnCommitCallbacks(execute=True):
+            tasks.effect.enqueue_on_commit("a")
+        run_tasks()
+        self.assertEqual(effects(), ["a"])
+
+
+class ForAllTestsTests(TestCase):
+    """What ``setUpTestData()`` leaves is the same for each test, whichever comes first."""
+
+    called = 0
+
+    @classmethod
+    def setUpTestData(cls):
+        def call():
+            cls.called += 1
+
+        tasks.effect.enqueue("ready")
+        with cls.captureOnCommitCallbacks(execute=True):
+            tasks.effect.enqueue_on_commit("captured")
+        transaction.on_commit(call)
+        tasks.effect.enqueue_on_commit("of no test")
+
+    def check(self):
+        run_tasks()
+        self.assertEqual(sorted(effects()), ["captured", "ready"])
+        self.assertEqual(self.called, 0)
+        with self.assertRaises(AssertionError) as raised:
+            assert_enqueued(tasks.effect)
+        self.assertNotIn("commit", str(raised.exception))
+
+    def test_once(self):
+        self.check()
+
+    def test_and_again(self):
+        self.check()
+
+
+class RunForAllTestsTests(TestCase):
+    @classmethod
+    def setUpTestData(cls):
+        tasks.effect.enqueue_on_commit("a")
+        run_tasks()
+
+    def test_it_has_run(self):
+        self.assertEqual((effects(), run_tasks()), (["a"], []))
+
 
 class RunInTransactionTestCaseTests(RunContract, WorkerTestCase):
     pass

@@ -121,9 +121,10 @@ class DurableTask(Task):  # type: ignore[type-arg]
         open_transactions = set(aliases)
 
         def committed(alias: str) -> None:
-            open_transactions.discard(alias)
-            if not open_transactions:
-                enqueue()
+            if alias in open_transactions:  # tests may call it again: see captureOnCommitCallbacks
+                open_transactions.remove(alias)
+                if not open_transactions:
+                    enqueue()
 
         for alias in aliases:
             transaction.on_commit(partial(committed, alias), using=alias)

@@ -46,6 +46,19 @@ def is_of_test(connection: BaseDatabaseWrapper) -> bool | None:
     return bool(blocks[-1]._from_testcase) if blocks else None
 
 
+def called_before() -> None:
+    """What is left of a function that has been called in place of a commit."""
+
+
+def is_to_be_called(connection: BaseDatabaseWrapper, waiting: Any) -> bool:
+    """Return whether an item of ``run_on_commit`` is the test's, and has not been called yet.
+
+    What ``setUpTestData()`` has left belongs to no test: no rollback would bring it back.
+    """
+    savepoints, function, _ = waiting
+    return function is not called_before and savepoints.issuperset(connection.savepoint_ids)
+
+
 def enqueued_tasks(
     task: AnyTask | None = None, *, backend: str | None = None
 ) -> list[DurableTaskResult]:
@@ -181,7 +194,11 @@ def _awaiting_commit(connection: BaseDatabaseWrapper) -> int:
     """Return how many functions wait for the commit of a test's transaction, but for our own."""
     waiting: list[Any] = connection.run_on_commit if is_of_test(connection) else []
     ours = "durable_tasks.store."
-    return sum(not str(getattr(each[1], "__module__", "")).startswith(ours) for each in waiting)
+    return sum(
+        is_to_be_called(connection, each)
+        and not str(getattr(each[1], "__module__", "")).startswith(ours)
+        for each in waiting
+    )
 
 
 def described(job: Job) -> str:

@@ -18,7 +18,13 @@ from ..exceptions import DurableTasksError
 from ..inline import Inline
 from ..results import DurableTaskResult
 from ..store import Queues
-from .enqueued import described, durable_backend, is_of_test
+from .enqueued import (
+    called_before,
+    described,
+    durable_backend,
+    is_of_test,
+    is_to_be_called,
+)
 
 logger = logging.getLogger("durable_tasks")
 
@@ -124,15 +130,20 @@ def _get_ready(inline: Inline, *, on_commit: bool) -> None:
 def _call_on_commit() -> None:
     """Call what waits for the commit of a ``TestCase``'s transaction, which never comes."""
     for connection in connections.all(initialized_only=True):
-        while is_of_test(connection) and connection.run_on_commit:
+        index = 0
+        while is_of_test(connection) and index < len(connection.run_on_commit):
             waiting: list[Any] = connection.run_on_commit
-            _, function, robust = waiting.pop(0)
-            try:
-                function()
-            except Exception:
-                if not robust:
-                    raise
-                logger.exception("A function that waited for a commit failed.")
+            savepoints, function, robust = waiting[index]
+            if is_to_be_called(connection, waiting[index]):
+                # In its place, since captureOnCommitCallbacks() counts what is there.
+                waiting[index] = (savepoints, called_before, robust)
+                try:
+                    function()
+                except Exception:
+                    if not robust:
+                        raise
+                    logger.exception("A function that waited for a commit failed.")
+            index += 1
 
 
 def _times(count: int) -> str:
