@@ -159,6 +159,38 @@ class EndingsContract:
         self.assertEqual(results[-1].status, TaskResultStatus.FAILED)
         self.assertEqual(effects(), ["c", "a", "b"])
 
+    def test_what_is_run_again_by_hand_has_ended_again(self):
+        result = inline_tasks.fail_once.enqueue("x")
+        self.assertEqual(result.status, TaskResultStatus.FAILED)
+        self.assertIs(result.retry(), True)
+        result.refresh()
+        self.assertEqual((result.status, result.return_value), ("SUCCESSFUL", 2))
+        self.assertIs(result.retry(), False)
+        self.assertEqual(len(effects()), 2)
+
+    async def test_so_it_has_in_async_code(self):
+        result = await inline_tasks.fail_once.aenqueue("x")
+        self.assertIs(await result.aretry(), True)
+        await result.arefresh()
+        self.assertEqual(result.return_value, 2)
+
+    def test_many_that_are_run_again_have_ended_again(self):
+        good, bad = inline_tasks.fail_once.enqueue("x"), tasks.fail.enqueue()
+        added = tasks.add.enqueue(1, 2)
+        self.assertEqual(Job.objects.all().retry(), 2)
+        self.assertEqual([each.job.status for each in (good, bad)], ["SUCCESSFUL", "FAILED"])
+        self.assertEqual((len(bad.job.errors), added.job.lease), (2, 1))
+        self.assertEqual(Job.objects.filter(id=added.id).retry(successful=True), 1)
+        self.assertEqual((added.job.status, added.job.lease > 1), ("SUCCESSFUL", True))
+
+    def test_what_an_interrupt_has_left_can_be_run_after_all(self):
+        backend = task_backends["default"]
+        with self.assertRaises(KeyboardInterrupt):
+            backend.enqueue_many([(tasks.interrupt, [], {}), (tasks.effect, ["x"], {})])
+        left = Job.objects.ready()
+        self.assertEqual((left.cancel(), Job.objects.filter(status="CANCELLED").retry()), (1, 1))
+        self.assertEqual(effects(), ["x"])
+
     def test_a_later_time_is_refused_with_the_reason(self):
         later = timezone.now() + timedelta(hours=1)
         with self.assertRaisesMessage(InvalidTask, "run_after needs a worker"):

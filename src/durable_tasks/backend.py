@@ -219,7 +219,8 @@ class DatabaseBackend(BaseTaskBackend):
         """Run a job again that failed or was cancelled; return whether it was one.
 
         Its attempts count from 0 again, and its errors stay. This belongs to the caller's
-        transaction. Raises ``TaskResultDoesNotExist`` if there is no such job.
+        transaction. With ``OPTIONS["immediate"]`` on, it has ended again on return.
+        Raises ``TaskResultDoesNotExist`` if there is no such job.
         """
         from .store.byhand import retry  # late, as in _engine
 
@@ -230,6 +231,8 @@ class DatabaseBackend(BaseTaskBackend):
         return await sync_to_async(self.retry, thread_sensitive=True)(result_id)
 
     def _by_hand(self, result_id: str, act: "Act") -> bool:
+        from .store.byhand import run_if_immediate  # late, as in _engine
+
         store = self._store()
         try:
             id = UUID(str(result_id))
@@ -239,7 +242,9 @@ class DatabaseBackend(BaseTaskBackend):
             jobs = [job for job in store.lock([id]) if job.backend_name == self.alias]
             if not jobs:
                 raise TaskResultDoesNotExist(result_id)
-            return bool(act(store, jobs))
+            changed = act(store, jobs)
+        run_if_immediate(changed)
+        return bool(changed)
 
     def prepare(
         self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]

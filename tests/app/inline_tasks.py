@@ -16,6 +16,16 @@ def effect_then_fail(key):
 
 
 @task
+def fail_once(key):
+    """Leave an effect, and fail if it is the first one of this key."""
+    Effect.objects.create(key=key)
+    runs = Effect.objects.filter(key=key).count()
+    if runs == 1:
+        raise ValueError("the first run")
+    return runs
+
+
+@task
 def deep():
     """Return what some databases refuse."""
     value = []

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -61,6 +62,15 @@ def retry(store: Store, jobs: Iterable[LockedJob], *, successful: bool) -> list[
     return found
 
 
+def run_if_immediate(jobs: Iterable[LockedJob]) -> None:
+    """Run those of these jobs that are READY, of backends on which nobody else would."""
+    for job in jobs:
+        backend: Any = _backend(job.backend_name)
+        options = getattr(backend, "durable_options", None)
+        if options is not None and options.immediate:
+            backend.inline().run_to_the_end(job.id)
+
+
 def in_batches(store: Store, jobs: "QuerySet[Job]", act: Act) -> int:
     """Do ``act`` to the jobs of a queryset; return how many it changed.
 
@@ -91,7 +101,9 @@ def _do(
         seen = {job.id for job in locked}
         # What the queryset asks for may have changed until the lock.
         still = set(jobs.filter(id__in=seen).values_list("id", flat=True))
-        return seen, len(act(store, [job for job in locked if job.id in still]))
+        changed = act(store, [job for job in locked if job.id in still])
+    run_if_immediate(changed)
+    return seen, len(changed)
 
 
 def _notifying(store: Store, jobs: Iterable[LockedJob]) -> list[LockedJob]:
