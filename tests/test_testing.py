@@ -10,7 +10,7 @@ from unittest import SkipTest
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.db import transaction
+from django.db import connection, transaction
 from django.test import TestCase, override_settings
 from django.utils import timezone
 
@@ -650,6 +650,16 @@ class OfRunnerTests(WorkerTestCase):
             ImproperlyConfigured, "in the database 'other': add it to Case.databases"
         ):
             Case("test").setUp()
+
+
+class NoRunnerTests(TestCase):
+    def test_a_transaction_is_no_place_for_a_runner(self):
+        with (
+            self.assertRaisesMessage(DurableTasksError, "Use RunnerTestCase, TransactionTestCase"),
+            live_runner(),
+        ):
+            self.fail("must not begin")
+        self.assertTrue(connection.in_atomic_block)
 
 
 def raise_in(runner):

@@ -16,6 +16,7 @@ from django.test import TransactionTestCase
 
 from .. import clock
 from ..compat import DEFAULT_TASK_BACKEND_ALIAS, AnyTaskResult
+from ..exceptions import DurableTasksError
 from ..models import Job
 from ..runner import Runner
 from ..statuses import JobStatus
@@ -83,8 +84,15 @@ def live_runner(**arguments: Any) -> Iterator[LiveRunner]:
 
     ``arguments``: those of ``Runner``; without ``periodic=True``, it fires no periodic tasks. The
     test must commit what it enqueues: use a ``TransactionTestCase``, or pytest-django's
-    ``transactional_db``. Raises what ended the runner, and ``AssertionError`` if it does not stop.
+    ``transactional_db``. Raises ``DurableTasksError`` inside a transaction of the jobs' database,
+    what ended the runner, and ``AssertionError`` if it does not stop.
     """
+    if connections[router.db_for_write(Job)].in_atomic_block:
+        raise DurableTasksError(
+            "live_runner() was called inside a transaction, such as a TestCase's: no runner can "
+            "see what is enqueued in it. Use RunnerTestCase, TransactionTestCase, or "
+            "pytest-django's transactional_db."
+        )
     with _on_disk(), moved_clock(clock.source or (lambda: datetime.now(UTC))):
         runner = LiveRunner(**{"interval": INTERVAL, "periodic": False, **arguments})
         thread = threading.Thread(target=runner.run, name="test runner", daemon=True)
