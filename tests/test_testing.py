@@ -403,6 +403,10 @@ class EnqueuedTests(TestCase):
             assert_enqueued(tasks.echo, args="word")
         with self.assertRaisesMessage(NotSerializable, "args[0] is of type object"):
             assert_enqueued(tasks.echo, args=[object()])
+        if settings.USE_TZ:
+            for look in (assert_enqueued, refute_enqueued):
+                with self.assertRaisesMessage(ValueError, "run_after must be an aware datetime"):
+                    look(tasks.echo, run_after=datetime(2026, 3, 1, 12))
 
 
 class FrozenTimeTests(TestCase):

@@ -85,7 +85,8 @@ def assert_enqueued(
     What is left out may be anything. ``args`` and ``kwargs`` are compared as they are stored, in
     JSON. ``count``: so many jobs; None: one or more. ``backend``: its alias; None: the task's.
 
-    Raises ``AssertionError`` that shows what was enqueued instead.
+    Raises ``AssertionError`` that shows what was enqueued instead, and ``TypeError`` or
+    ``ValueError`` that names the argument for what no job can have.
     """
     wanted = _wanted(args, kwargs, queue_name, run_after, priority)
     alias = _alias(task, backend)
@@ -154,8 +155,13 @@ def _wanted(
         "run_after": run_after,
         "priority": priority,
     }
-    if isinstance(run_after, datetime) and not settings.USE_TZ and timezone.is_aware(run_after):
-        wanted["run_after"] = timezone.make_naive(run_after)
+    if isinstance(run_after, datetime):
+        if settings.USE_TZ and timezone.is_naive(run_after):
+            raise ValueError(
+                f"run_after must be an aware datetime, as USE_TZ is on, not {run_after!r}."
+            )
+        if not settings.USE_TZ and timezone.is_aware(run_after):
+            wanted["run_after"] = timezone.make_naive(run_after)
     return {name: value for name, value in wanted.items() if value is not _ANYTHING}
 
 
