@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import tomllib
+import unittest
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from unittest import SkipTest
@@ -11,10 +12,10 @@ from unittest import SkipTest
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, transaction
-from django.test import TestCase, override_settings
+from django.test import SimpleTestCase, TestCase, override_settings
 from django.utils import timezone
 
-from durable_tasks import DurableTasksError, NotSerializable, Periodic, testing
+from durable_tasks import DurableTasksError, NotSerializable, Periodic, clock, testing
 from durable_tasks.compat import TaskResultStatus, task_finished, task_started
 from durable_tasks.models import Job, PeriodicTask, Worker
 from durable_tasks.testing import (
@@ -466,6 +467,28 @@ class FrozenTimeTests(TestCase):
         with frozen_time() as clock, self.assertRaisesMessage(ValueError, "by"):
             clock.tick(-1)
 
+    @frozen_time(NOON)
+    def test_it_decorates_functions(self):
+        self.assertEqual(tasks.add.enqueue(1).job.enqueued_at, local(2026, 3, 1, 12))
+
+    def test_it_decorates_coroutine_functions(self):
+        ran = []
+
+        class Case(SimpleTestCase):
+            @frozen_time(NOON)
+            async def test(self):
+                ran.append(clock.now())
+
+        result = unittest.TestResult()
+        Case("test")(result)
+        self.assertTrue(result.wasSuccessful(), result.errors)
+        self.assertEqual(ran, [local(2026, 3, 1, 12)])
+        self.assertIsNone(clock.source)
+
+    def test_it_decorates_no_classes_whose_tests_would_be_lost(self):
+        with self.assertRaisesMessage(TypeError, "self.enterContext(frozen_time(...))"):
+            frozen_time(NOON)(TestCase)
+
     def test_cancelling_and_retrying_write_it(self):
         with frozen_time(NOON) as clock:
             result = tasks.add.enqueue(1)
@@ -581,8 +604,6 @@ class OfRunnerTests(WorkerTestCase):
 
     def run_case(self, case):
         """Run the tests of a case and return what they came to."""
-        import unittest
-
         result = unittest.TestResult()
         unittest.defaultTestLoader.loadTestsFromTestCase(case).run(result)
         return result

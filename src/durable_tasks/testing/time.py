@@ -1,8 +1,11 @@
 """The engine's clock, which a test can stop and move."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ContextDecorator, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import wraps
+from inspect import isclass, iscoroutinefunction
+from typing import Any
 
 from django.conf import settings
 from django.utils import timezone
@@ -34,17 +37,49 @@ class FrozenTime:
         self._at = _time(when)
 
 
-@contextmanager
-def frozen_time(when: datetime | str | None = None) -> Iterator[FrozenTime]:
+def frozen_time(when: datetime | str | None = None) -> "FrozenBlock":
     """Let the engine's clock stand still: what it enqueues, finds due, and writes.
 
     ``when``: a datetime or the ISO text of one, in the project's time zone if it names none; None:
-    now. Gives what moves the clock on. It is the engine's clock only, for ``run_tasks()`` and a
-    runner in this process; ``timezone.now()`` in the project's own code is not its business.
+    now. A block, which gives what moves the clock on, or a decorator of functions, coroutine
+    functions too. It is the engine's clock only, for ``run_tasks()`` and a runner in this process;
+    ``timezone.now()`` in the project's own code is not its business.
     """
-    frozen = FrozenTime(datetime.now(UTC) if when is None else _time(when))
-    with moved_clock(frozen):
-        yield frozen
+    return FrozenBlock(when)
+
+
+class FrozenBlock(ContextDecorator):
+    """What ``frozen_time()`` returns."""
+
+    def __init__(self, when: datetime | str | None) -> None:
+        self._when = when
+        self._moved: list[AbstractContextManager[None]] = []
+
+    def __enter__(self) -> FrozenTime:
+        frozen = FrozenTime(datetime.now(UTC) if self._when is None else _time(self._when))
+        moved = moved_clock(frozen)
+        moved.__enter__()
+        self._moved.append(moved)
+        return frozen
+
+    def __exit__(self, *exception: Any) -> None:
+        self._moved.pop().__exit__(*exception)
+
+    def __call__(self, function: Any) -> Any:
+        if isclass(function):
+            raise TypeError(
+                "frozen_time() decorates functions. For all tests of a class, use "
+                "self.enterContext(frozen_time(...)) in its setUp()."
+            )
+        if not iscoroutinefunction(function):
+            return super().__call__(function)
+
+        @wraps(function)
+        async def frozen(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return await function(*args, **kwargs)
+
+        return frozen
 
 
 @contextmanager
