@@ -15,8 +15,15 @@ from django.db import connection, transaction
 from django.test import SimpleTestCase, TestCase, override_settings
 from django.utils import timezone
 
-from durable_tasks import DurableTasksError, NotSerializable, Periodic, clock, testing
-from durable_tasks.compat import TaskResultStatus, task_finished, task_started
+from durable_tasks import (
+    DurableTasksError,
+    NotSerializable,
+    Periodic,
+    TaskNotFound,
+    clock,
+    testing,
+)
+from durable_tasks.compat import InvalidTask, TaskResultStatus, task_finished, task_started
 from durable_tasks.models import Job, PeriodicTask, Worker
 from durable_tasks.testing import (
     LiveRunner,
@@ -186,6 +193,36 @@ class RunContract:
             [result] = run_tasks(periodic=True)
             self.assertEqual((effects(), result.job.schedule), (["tick"], "tick"))
             self.assertEqual(run_tasks(periodic=True), [])
+
+    def test_a_periodic_task_that_can_not_be_made_is_told(self):
+        for bad, error in (
+            (Periodic("1h", task="tests.app.tasks.gone"), TaskNotFound),
+            (Periodic("1h", task="tests.app.tasks.effect", args=[{1}]), NotSerializable),
+            (Periodic("1h", task="tests.app.tasks.effect", priority=1000), InvalidTask),
+        ):
+            with (
+                self.subTest(bad),
+                override_settings(TASKS=tasks_setting(periodic={**HOURLY, "bad": bad})),
+                self.assertRaises(error) as raised,
+            ):
+                run_tasks(periodic=True)
+            self.assertEqual(
+                raised.exception.__notes__, ['In TASKS["default"]["OPTIONS"]["periodic"]["bad"].']
+            )
+
+    def test_a_periodic_task_that_can_not_be_enqueued_is_told(self):
+        bad = Periodic("1h", task="tests.app.tasks.effect", args=lambda: 1 / 0)
+        with (
+            override_settings(TASKS=tasks_setting(periodic={**HOURLY, "bad": bad})),
+            frozen_time(NOON) as clock,
+        ):
+            self.assertEqual(run_tasks(periodic=True), [])
+            clock.tick(timedelta(hours=1))
+            with (
+                self.assertLogs("durable_tasks", "ERROR"),
+                self.assertRaisesMessage(DurableTasksError, "task 'bad' could not be enqueued"),
+            ):
+                run_tasks(periodic=True)
 
     async def test_async_tests_can_run_them(self):
         await tasks.async_effect.aenqueue("a")

@@ -18,6 +18,7 @@ from ..exceptions import DurableTasksError
 from ..inline import Inline
 from ..results import DurableTaskResult
 from ..store import Queues
+from ..timetable import entry_of
 from .enqueued import (
     called_before,
     described,
@@ -49,8 +50,10 @@ def run_tasks(
     periodic tasks that are due; a new one is due at its first time after the first such call.
 
     Returns the result of each job that has run, as it is at the end, in the order of their first
-    runs. Raises ``DurableTasksError`` if jobs are still ready after ``limit`` runs, and inside an
-    ``atomic()`` block; ``ImproperlyConfigured`` if the backend is not ours or is immediate.
+    runs. Raises ``DurableTasksError`` if jobs are still ready after ``limit`` runs, if a periodic
+    task can't be enqueued, and inside an ``atomic()`` block; ``ImproperlyConfigured`` if the
+    backend is not ours or is immediate; and what is wrong with a periodic task, such as
+    ``TaskNotFound``.
     """
     if isinstance(queue_names, str):
         raise TypeError(f"queue_names must be several names, such as [{queue_names!r}].")
@@ -60,9 +63,7 @@ def run_tasks(
     runs: Counter[str] = Counter()
     ran: dict[UUID, None] = {}
     if periodic:
-        timetable = Timetable(backend, kept.durable_options.periodic)
-        timetable.sync(clock.now())
-        timetable.tick(clock.now())
+        _fire(kept)
     while True:
         _get_ready(inline, on_commit=on_commit)
         if runs.total() >= limit and inline.store.peek(queues).ready:
@@ -109,6 +110,29 @@ def run_task[R: AnyTaskResult](result: R, *, on_commit: bool = True) -> R:
 async def arun_task[R: AnyTaskResult](result: R, *, on_commit: bool = True) -> R:
     """See ``run_task()``."""
     return await sync_to_async(run_task)(result, on_commit=on_commit)
+
+
+def _fire(backend: DatabaseBackend) -> None:
+    """Enqueue the periodic tasks that are due; raise where a worker goes on with the others."""
+    periodic = backend.durable_options.periodic
+    for name, each in periodic.items():
+        try:
+            entry_of(backend.alias, name, each)
+        except Exception as error:
+            error.add_note(f'In {backend.durable_options.where}["periodic"]["{name}"].')
+            raise
+    timetable = Timetable(backend.alias, periodic)
+    now = clock.now()
+    timetable.sync(now)
+    timetable.tick(now)
+    rows = {row.name: row.next_run_at for row in timetable.rows()}
+    for name in periodic:
+        # One that was fired has a later time, or None.
+        if (due := rows.get(name, now)) is not None and due <= now:
+            raise DurableTasksError(
+                f"The periodic task {name!r} could not be enqueued; the reason is in the log "
+                '"durable_tasks".'
+            )
 
 
 def _inline(backend: DatabaseBackend, caller: str) -> Inline:
