@@ -1,5 +1,6 @@
 import json
 import math
+import pickle
 from collections import OrderedDict, UserDict, UserList, deque
 from datetime import datetime
 from types import MappingProxyType
@@ -8,15 +9,19 @@ from typing import Any
 from django.test import SimpleTestCase
 from django.utils import timezone
 
+from durable_tasks.compat import TaskError
 from durable_tasks.exceptions import NotSerializable
 from durable_tasks.results import (
     MAX_TRACEBACK,
+    JobError,
     add_error,
     class_path,
     dumps,
     format_traceback,
     storable,
 )
+
+from .app.models import Effect
 
 nan, inf = math.nan, math.inf
 
@@ -169,3 +174,55 @@ class ErrorTests(SimpleTestCase):
         self.assertEqual(class_path(NotSerializable()), "durable_tasks.exceptions.NotSerializable")
         long = type("E" * 300, (Exception,), {})
         self.assertEqual(len(class_path(long())), 255)
+
+
+class JobErrorTests(SimpleTestCase):
+    class Inner(Exception):
+        class Innermost(Exception):
+            pass
+
+        nothing = None
+
+    def class_of(self, path: str) -> type[BaseException]:
+        return JobError(exception_class_path=path, traceback="").exception_class
+
+    def test_classes_inside_of_classes_are_found(self) -> None:
+        for found in (ValueError, NotSerializable, Effect.DoesNotExist, self.Inner):
+            self.assertIs(self.class_of(f"{found.__module__}.{found.__qualname__}"), found)
+        path = f"{__name__}.JobErrorTests.Inner.Innermost"
+        self.assertIs(self.class_of(path), self.Inner.Innermost)
+
+    def test_what_is_not_found_is_told_as_django_tells_it(self) -> None:
+        class Local(Exception):
+            pass
+
+        for path in (
+            class_path(Local()),
+            f"{__name__}.JobErrorTests.Inner.nothing",
+            f"{__name__}.JobErrorTests.Inner.Gone",
+            "tests.gone.Error",
+            "tests.gone.Outer.Error",
+            "gone.Error",
+            "gone",
+            "os.path",
+        ):
+            with self.subTest(path):
+                raised: list[BaseException] = []
+                for kind in (TaskError, JobError):
+                    with self.assertRaises((ImportError, ValueError)) as caught:
+                        _ = kind(exception_class_path=path, traceback="").exception_class
+                    raised.append(caught.exception)
+                self.assertEqual(*map(repr, raised))
+
+    def test_it_is_like_djangos_own(self) -> None:
+        facts = {"exception_class_path": "builtins.KeyError", "traceback": "text"}
+        ours, djangos = JobError(**facts), TaskError(**facts)
+        self.assertTrue(ours == djangos == ours == JobError(**facts))
+        self.assertEqual(len({ours, djangos}), 1)
+        self.assertNotEqual(ours, JobError(**facts | {"traceback": ""}))
+        self.assertNotEqual(djangos, JobError(**facts | {"traceback": ""}))
+        self.assertNotEqual(ours, "text")
+        self.assertEqual(pickle.loads(pickle.dumps(ours)), ours)
+        self.assertEqual(
+            repr(ours), "JobError(exception_class_path='builtins.KeyError', traceback='text')"
+        )

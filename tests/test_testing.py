@@ -101,6 +101,10 @@ class RunContract:
         self.assertEqual([result.status for result in results], [TaskResultStatus.FAILED] * 2)
         self.assertIs(results[0].errors[0].exception_class, ValueError)
 
+    def test_a_row_that_is_not_there_is_found_as_the_error(self):
+        result = run_task(tasks.fail_for_a_missing_row.enqueue())
+        self.assertIs(result.errors[0].exception_class, Effect.DoesNotExist)
+
     def test_retries_that_are_due_run_too(self):
         tasks.fail_until.enqueue("x", 3)
         [result] = run_tasks()

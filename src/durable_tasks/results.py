@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import random
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,8 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import lru_cache
+from inspect import isclass
+from operator import attrgetter
 from threading import Event
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
@@ -235,6 +238,45 @@ def as_enqueued(
 # Results --------------------------------------------------------------------------------------
 
 
+class JobError(TaskError):
+    """Django's ``TaskError``, which also finds classes inside of others: ``User.DoesNotExist``."""
+
+    __slots__ = ()
+
+    @property
+    def exception_class(self) -> type[BaseException]:
+        """The class. Raises what Django's raises if it is not found."""
+        try:
+            return super().exception_class
+        except ImportError:
+            found = _inside_of_a_class(self.exception_class_path)
+            if not (isclass(found) and issubclass(found, BaseException)):
+                raise
+            return found
+
+    def __eq__(self, other: object) -> bool:  # a dataclass is only like one of its own class
+        if not isinstance(other, TaskError):
+            return NotImplemented
+        return (self.exception_class_path, self.traceback) == (
+            other.exception_class_path,
+            other.traceback,
+        )
+
+    __hash__ = TaskError.__hash__
+
+
+def _inside_of_a_class(path: str) -> Any:
+    """Return what ``path`` names in a module that Django's attempt has imported, or None."""
+    module, _, name = path.rpartition(".")
+    while module not in sys.modules and module:
+        module, _, outer = module.rpartition(".")
+        name = f"{outer}.{name}"
+    try:
+        return attrgetter(name)(sys.modules.get(module))
+    except AttributeError:
+        return None
+
+
 class LazyTaskResult(TaskResult):  # type: ignore[type-arg]
     """A ``TaskResult`` whose fields may be made when one is first looked at.
 
@@ -405,13 +447,13 @@ def make_result(
     return_value: Any = None,
 ) -> DurableTaskResult:
     """Return a ``TaskResult``; ``status`` is the job's and ``entries`` are the job's errors."""
-    errors = [
-        TaskError(exception_class_path=entry["exception_class_path"], traceback=entry["traceback"])
+    errors: list[TaskError] = [
+        JobError(exception_class_path=entry["exception_class_path"], traceback=entry["traceback"])
         for entry in entries
     ]
     path = f"{TaskCancelled.__module__}.{TaskCancelled.__qualname__}"
     if status == JobStatus.CANCELLED and not (errors and errors[-1].exception_class_path == path):
-        errors.append(TaskError(exception_class_path=path, traceback=""))
+        errors.append(JobError(exception_class_path=path, traceback=""))
     worker_ids = [entry["worker_id"] for entry in entries if entry["worker_id"]]
     if worker_id:
         worker_ids.append(worker_id)

@@ -97,6 +97,11 @@ def fail_with_bad_text():
     raise ValueError("NUL \0 and a lone surrogate \ud800")
 
 
+@task
+def fail_for_a_missing_row():
+    Effect.objects.get(key="missing")
+
+
 class Unprintable(Exception):
     def __str__(self):
         raise RuntimeError("no text")
