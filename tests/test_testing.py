@@ -101,6 +101,24 @@ class RunContract:
         self.assertEqual([result.status for result in results], [TaskResultStatus.FAILED] * 2)
         self.assertIs(results[0].errors[0].exception_class, ValueError)
 
+    def test_the_value_of_a_failure_says_why_there_is_none(self):
+        failed, waiting = tasks.fail.enqueue("no luck"), tasks.add.enqueue(1)
+        run_task(failed)
+        with self.assertRaisesMessage(ValueError, "Task failed") as raised:
+            _ = failed.return_value
+        [note] = raised.exception.__notes__
+        self.assertEqual(note, failed.errors[-1].traceback.rstrip())
+        self.assertIn("in fail\n", note)
+        self.assertTrue(note.endswith("ValueError: no luck"))
+        with self.assertRaisesMessage(ValueError, "not finished") as raised:
+            _ = waiting.return_value
+        self.assertFalse(hasattr(raised.exception, "__notes__"))
+        waiting.cancel()
+        waiting.refresh()
+        with self.assertRaisesMessage(ValueError, "Task failed") as raised:
+            _ = waiting.return_value
+        self.assertIn("TaskCancelled: Cancelled while it waited", raised.exception.__notes__[0])
+
     def test_a_row_that_is_not_there_is_found_as_the_error(self):
         result = run_task(tasks.fail_for_a_missing_row.enqueue())
         self.assertIs(result.errors[0].exception_class, Effect.DoesNotExist)

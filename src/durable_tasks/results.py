@@ -302,6 +302,20 @@ class DurableTaskResult(LazyTaskResult):  # type: ignore[misc]
     _lost: int = 0
 
     @property
+    def return_value(self) -> Any:
+        """What the task returned.
+
+        Raises ``ValueError`` if it has not ended well; of a job that failed with the traceback of
+        its last error as a note.
+        """
+        try:
+            return super(DurableTaskResult, self).return_value
+        except ValueError as error:
+            if self.status == TaskResultStatus.FAILED and self.errors:
+                error.add_note(self.errors[-1].traceback.rstrip())
+            raise
+
+    @property
     def attempts(self) -> int:
         """How often the job was started, since a retry by hand if there was one.
 
