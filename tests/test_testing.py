@@ -411,7 +411,7 @@ class EnqueuedTests(TestCase):
             lines[:4],
             [
                 "No job of tests.app.tasks.add with args=[2], queue_name='mail' waiting.",
-                "Enqueued are 2:",
+                "2 jobs wait:",
                 "  tests.app.tasks.add(1, b='two'), READY, queue 'default', priority 0",
                 f"  tests.app.tasks.echo(), SCHEDULED for 2999-01-02 00:00:00{zone}, "
                 "queue 'mail', priority 5",
@@ -435,6 +435,7 @@ class EnqueuedTests(TestCase):
             assert_enqueued(tasks.echo)
         with self.assertRaises(AssertionError) as raised:
             assert_enqueued(tasks.echo)
+        self.assertIn("\n1 job waits:\n", str(raised.exception))
         self.assertNotIn("commit", str(raised.exception))
         run_tasks()
         with self.assertRaisesMessage(AssertionError, "Nothing is enqueued."):
@@ -442,6 +443,22 @@ class EnqueuedTests(TestCase):
         tasks.add.get_backend().enqueue_many((tasks.add, [n], {}) for n in range(30))
         with self.assertRaisesMessage(AssertionError, "  ... and 10 more"):
             assert_enqueued(tasks.echo)
+
+    def test_a_failure_is_shown_where_the_test_asserts(self):
+        class Case(SimpleTestCase):
+            databases = ("default",)
+
+            def test(self):
+                assert_enqueued(tasks.add)
+
+        result = unittest.TestResult()
+        Case("test")(result)
+        [(_, text)] = result.failures
+        self.assertIn("    assert_enqueued(tasks.add)\n", text)
+        self.assertNotIn("enqueued.py", text)
+
+    def test_a_result_shows_no_options_that_are_not_there(self):
+        self.assertNotIn("UNSET", repr(tasks.add.enqueue(1)))
 
     def test_what_should_not_be_there_is_shown(self):
         refute_enqueued()
@@ -828,6 +845,13 @@ class PytestPluginTests(TestCase):
         done = self.pytest("-p", "pytest_django.plugin", "tests/memory/fixtures.py")
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertIn("3 passed", done.stdout)
+
+    def test_failures_are_shown_where_the_test_asserts(self):
+        done = self.pytest("-p", "pytest_django.plugin", "tests/memory/failing.py")
+        self.assertIn("3 failed", done.stdout, done.stderr)
+        for line in ("tests/memory/failing.py:", "AssertionError: No job of tests.app.tasks.add"):
+            self.assertIn(line, done.stdout)
+        self.assertNotIn("durable_tasks/testing", done.stdout)
 
     def test_it_needs_no_django_while_nobody_asks_for_a_fixture(self):
         code = (

@@ -1,7 +1,7 @@
 """``DurableTask`` and the ``task`` decorator: Django's, plus our options, on every Django."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from inspect import iscoroutinefunction
@@ -50,8 +50,8 @@ class DurableTask(Task):  # type: ignore[type-arg]
     retry_on: tuple[type[BaseException], ...] = ()
     give_up_on: tuple[type[BaseException], ...] = ()
     timeout: float | timedelta | None = None
-    retain: MaybeRetain = UNSET
-    retain_failed: MaybeRetain = UNSET
+    retain: MaybeRetain = field(default=UNSET, repr=False)
+    retain_failed: MaybeRetain = field(default=UNSET, repr=False)
     atomic: bool = False
 
     def __post_init__(self) -> None:

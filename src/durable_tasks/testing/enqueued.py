@@ -17,6 +17,9 @@ from ..models import Job
 from ..results import DurableTaskResult, dumps, to_result
 from ..statuses import JobStatus
 
+# A failure is shown where the test asserts, by unittest; and so by pytest: __tracebackhide__.
+__unittest = True
+
 # So many lines of what was enqueued instead.
 MAX_LINES = 20
 
@@ -88,6 +91,7 @@ def assert_enqueued(
     Raises ``AssertionError`` that shows what was enqueued instead, and ``TypeError`` or
     ``ValueError`` that names the argument for what no job can have.
     """
+    __tracebackhide__ = True
     wanted = _wanted(args, kwargs, queue_name, run_after, priority)
     alias = _alias(task, backend)
     found = [job for job in _waiting(alias, task) if _is_like(job, wanted)]
@@ -114,6 +118,7 @@ def refute_enqueued(
 
     See ``assert_enqueued()``.
     """
+    __tracebackhide__ = True
     wanted = _wanted(args, kwargs, queue_name, run_after, priority)
     alias = _alias(task, backend)
     found = [job for job in _waiting(alias, task) if _is_like(job, wanted)]
@@ -184,7 +189,8 @@ def _with(wanted: dict[str, Any]) -> str:
 def _all(alias: str) -> str:
     """Return what waits, for a message."""
     waiting = _waiting(alias)
-    lines = [f"Enqueued are {len(waiting)}:"] if waiting else ["Nothing is enqueued."]
+    number = "1 job waits:" if len(waiting) == 1 else f"{len(waiting)} jobs wait:"
+    lines = [number] if waiting else ["Nothing is enqueued."]
     lines += [f"  {described(job)}" for job in waiting[:MAX_LINES]]
     if len(waiting) > MAX_LINES:
         lines.append(f"  ... and {len(waiting) - MAX_LINES} more")

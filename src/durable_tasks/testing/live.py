@@ -46,6 +46,7 @@ class LiveRunner(Runner):
             connections.close_all()
 
     def wait_for(self, result: AnyTaskResult, timeout: float | None = None) -> bool:
+        __tracebackhide__ = True
         if super().wait_for(result, PATIENCE if timeout is None else timeout):
             return True
         if timeout is None:
@@ -53,6 +54,7 @@ class LiveRunner(Runner):
         return False
 
     def wait(self, timeout: float | None = None) -> bool:
+        __tracebackhide__ = True
         if super().wait(PATIENCE if timeout is None else timeout):
             return True
         if timeout is None:
