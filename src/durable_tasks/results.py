@@ -181,9 +181,9 @@ def find_task(path: str) -> AnyTask:
     try:
         found = import_string(path)
     except Exception as error:  # importing runs the project's code: anything may come
+        hint = " Was it renamed or removed?" if isinstance(error, ImportError) else ""
         raise TaskNotFound(
-            f"The task {path!r} can't be imported ({type(error).__name__}: {error}). "
-            "Was it renamed or removed?"
+            f"The task {path!r} can't be imported ({type(error).__name__}: {error}).{hint}"
         ) from error
     if not isinstance(found, Task):
         raise TaskNotFound(f"{path!r} is no task but {type(found).__name__}: is @task missing?")
