@@ -5,7 +5,7 @@ import os
 from datetime import timedelta
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.test import TestCase, override_settings
 from django.utils import timezone
 
@@ -251,7 +251,9 @@ class OutsideTests(EndingsContract, WorkerTestCase):
         self.assertEqual((result.status, effects()), ("SUCCESSFUL", ["x", "x child"]))
 
     def test_a_task_that_leaves_a_transaction_open_does_not_take_others_into_it(self):
+        own = connections["default"]  # which the tests' database is taken down with
         tasks.leave_transaction_open.enqueue("never")
+        self.assertIs(connections["default"], own)
         self.assertFalse(connection.in_atomic_block)
         self.assertEqual((effects(), Job.objects.get().status), ([], "SUCCESSFUL"))
 

@@ -141,9 +141,10 @@ class Inline:
                 finish = self.executor.given_up(claim, run, pause=0.0)
         for connection in in_transactions():
             if connection not in before:  # nor is this one the caller's
+                # Else it would stay closed until the block ends, which it never does.
+                connection.in_atomic_block = False
                 with suppress(Exception):
                     connection.close()
-                del connections[connection.alias]
         return finish
 
     def _hurry(self, claim: Claim, finish: Finish) -> None:
