@@ -1,12 +1,12 @@
 """The site and its tasks with one command: a real server, a real worker beside it."""
 
-import importlib.util
 import os
 import signal
 import socket
 import sys
 import threading
 from contextlib import ExitStack, contextmanager, redirect_stderr
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from unittest import mock, skipUnless
@@ -27,10 +27,12 @@ from ..app import tasks
 from ..app.models import Effect
 from ..helpers import PATIENCE, WorkerTestCase, ended, eventually, held, let_go, tasks_setting
 from ..servers import free_port
-from .project import FILES, site
+from .project import FILES, may_expect, site
 
-INSTALLED = all(importlib.util.find_spec(name) for name in ("granian", "watchfiles"))
-needs_granian = skipUnless(INSTALLED, "Granian is not installed: the extra `serve`.")
+needs_granian = skipUnless(
+    may_expect(find_spec("granian") and find_spec("watchfiles")),
+    "Granian is not installed: the extra `serve`.",
+)
 
 
 class ValueTests(SimpleTestCase):

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -122,7 +123,7 @@ class EventLoop:
         self.thread = threading.Thread(target=run, name="coroutines", daemon=True)
 
 
-class WorkerRun[P: (Slot, EventLoop)](Run):
+class WorkerRun[P: (Slot, EventLoop)](Run, ABC):
     """The run of a claim in a pool. ``place``: where it runs."""
 
     # Set before ``exception`` is looked at. Whoever interrupts sets that first and looks at these
@@ -153,9 +154,9 @@ class WorkerRun[P: (Slot, EventLoop)](Run):
         if self.deadline is not None:
             self.place.interrupts.forget(self)
 
+    @abstractmethod
     def interrupt(self) -> None:
         """Raise the exception in the run, if it has begun and not ended; returns at once."""
-        raise NotImplementedError
 
     @property
     def blocks(self) -> bool:
@@ -178,8 +179,9 @@ class WorkerRun[P: (Slot, EventLoop)](Run):
         return asked
 
     @property
+    @abstractmethod
     def thread_id(self) -> int | None:
-        raise NotImplementedError
+        """The thread that it runs in."""
 
     def where(self) -> str:
         """Return where its thread is, as a traceback prints it."""

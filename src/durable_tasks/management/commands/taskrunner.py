@@ -12,6 +12,31 @@ from .. import one_line_errors
 from .db_worker import above_zero, seconds, seconds_above_zero, worker_id
 
 
+def add_runner_arguments(parser: ArgumentParser, *backend: str) -> None:
+    """Add the options of a worker that serves every queue; ``backend``: what that one is called."""
+    parser.add_argument(
+        "-i",
+        "--worker-id",
+        type=worker_id,
+        help="a name that no other living worker has (default: generated from the host's name)",
+    )
+    parser.add_argument(
+        *backend,
+        default=DEFAULT_TASK_BACKEND_ALIAS,
+        dest="backend_name",
+        help="the backend whose tasks to run (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--delay",
+        type=seconds,
+        default=1.0,
+        help="seconds between two looks for work when there is none (default: 1)",
+    )
+    parser.add_argument(
+        "--no-periodic", action="store_false", dest="periodic", help="fire no periodic tasks"
+    )
+
+
 class Command(BaseCommand):
     help = "Runs a worker that serves every queue: db_worker with other defaults."
 
@@ -26,29 +51,9 @@ class Command(BaseCommand):
             default=max(1, (os.cpu_count() or 1) - 1),
             help="sync tasks at once (default: CPUs - 1, here %(default)s)",
         )
-        parser.add_argument(
-            "-i",
-            "--worker-id",
-            type=worker_id,
-            help="a name that no other living worker has (default: generated from the host's name)",
-        )
-        parser.add_argument(
-            "--backend",
-            default=DEFAULT_TASK_BACKEND_ALIAS,
-            dest="backend_name",
-            help="the backend whose tasks to run (default: %(default)s)",
-        )
-        parser.add_argument(
-            "--delay",
-            type=seconds,
-            default=1.0,
-            help="seconds between two looks for work when there is none (default: 1)",
-        )
+        add_runner_arguments(parser, "--backend")
         # As that of db_worker; serve sets it.
         parser.add_argument("--shutdown-timeout", type=seconds_above_zero, help=SUPPRESS)
-        parser.add_argument(
-            "--no-periodic", action="store_false", dest="periodic", help="fire no periodic tasks"
-        )
 
     def handle(self, **options: Any) -> None:
         name, timeout = options["worker_id"], options["shutdown_timeout"]

@@ -16,11 +16,11 @@ from django.core.handlers.asgi import ASGIHandler
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
-from .....compat import DEFAULT_TASK_BACKEND_ALIAS
 from .....exceptions import DurableTasksError
 from .....ids import new_worker_id
 from .....management import durable_backend, one_line_errors
-from .....management.commands.db_worker import above_zero, seconds, set_up_logging, worker_id
+from .....management.commands.db_worker import above_zero, set_up_logging
+from .....management.commands.taskrunner import add_runner_arguments
 from .....store import Queues
 from .....worker.supervisor import command_line
 from .....worker.worker import WorkerSettings
@@ -126,32 +126,7 @@ class Command(BaseCommand):
             type=above_zero,
             help="requests at once in each of them; not with --asgi (default: 2 x CPUs + 1)",
         )
-        parser.add_argument(
-            "-i",
-            "--worker-id",
-            type=worker_id,
-            help="the name that tasks are marked with; no other living worker may have it "
-            "(default: generated)",
-        )
-        parser.add_argument(
-            "-b",
-            "--backend",
-            default=DEFAULT_TASK_BACKEND_ALIAS,
-            dest="backend_name",
-            help="the backend whose tasks to run (default: %(default)s)",
-        )
-        parser.add_argument(
-            "--delay",
-            type=seconds,
-            default=1.0,
-            help="seconds between two looks for work when there is none (default: 1)",
-        )
-        parser.add_argument(
-            "--no-periodic",
-            action="store_false",
-            dest="periodic",
-            help="fire no periodic tasks",
-        )
+        add_runner_arguments(parser, "-b", "--backend")
         # The worker is this very command line again, with a socket to us as standard input.
         parser.add_argument("--supervised", action="store_true", help=SUPPRESS)
 
