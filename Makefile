@@ -41,7 +41,7 @@ matrix: ## the tests on every Python and Django found here
 lint: $(READY) ## format, rules, types, layers and migrations
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	.venv/bin/mypy src
+	.venv/bin/mypy src dropins/src
 	.venv/bin/lint-imports
 	DJANGO_SETTINGS_MODULE=tests.settings $(PY) -m django makemigrations --check --dry-run
 
@@ -70,5 +70,5 @@ clean: ## remove what these targets made
 driver: $(READY)
 	@scripts/install-mysqlclient
 
-$(READY): pyproject.toml requirements-dev.txt scripts/setup scripts/make-venv scripts/find-python
+$(READY): pyproject.toml dropins/pyproject.toml requirements-dev.txt scripts/setup scripts/make-venv scripts/find-python
 	@scripts/setup

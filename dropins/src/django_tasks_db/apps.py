@@ -1,0 +1,10 @@
+"""The Django app."""
+
+from durable_tasks_dropins import apps
+
+
+class DjangoTasksDBConfig(apps.DropinConfig):
+    name = "django_tasks_db"
+
+
+apps.hear("django_tasks_db")
