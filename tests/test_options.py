@@ -63,9 +63,10 @@ class OptionsTests(SimpleTestCase):
             "max_attempts": [0, "3", None, 1.5, True],
             "backoff": [3, None, ""],
             "timeout": [0, "30", -1, nan, True],
-            "retain": ["", "x", "1d7w", "7 d", "-1d", -1, nan, inf, True, b"7d", [7], "6000w"],
+            "retain": ["", "x", "7 d", "-1d", -1, nan, inf, True, b"7d", [7], "6000w"],
             "retain_failed": ["x", -1, {7}],
-            "worker_timeout": ["30", None, True, 0, 0.9, -1, nan, inf, -inf, [30]],
+            "worker_timeout": ["30s", None, True, 0, 0.9, -1, nan, inf, -inf, [30]],
+            "signals": ["no", "", 2, []],
             "max_result_size": ["1", None, True, 0, -1, 1.0, inf],
             "id_function": ["", None, 42, b"uuid.uuid4", ["uuid.uuid4"]],
         }
@@ -75,6 +76,13 @@ class OptionsTests(SimpleTestCase):
                     self.assert_refused(
                         {name: value}, f'{WHERE}["{name}"] must be ', f"not {value!r}."
                     )
+
+    def test_values_as_an_environment_may_give_them(self) -> None:
+        given = {"worker_timeout": "45", "immediate": 1, "signals": None}
+        options = parse_options("default", given)
+        self.assertEqual(options.worker_timeout, 45.0)
+        self.assertIs(options.immediate, True)
+        self.assertIs(options.signals, False)
 
     def test_a_wrong_time_of_one_task_is_refused_by_its_path(self) -> None:
         for name in ("retain", "retain_failed"):
@@ -120,6 +128,11 @@ class PeriodicTests(SimpleTestCase):
                 parse_options("default", {"periodic": given})
             self.assertIn(f'{WHERE}["periodic"]', str(caught.exception))
             self.assertIn(text, str(caught.exception))
+
+    def test_a_periodic_task_takes_its_first_four_by_position(self) -> None:
+        given = Periodic("1h", None, None, "7d")
+        self.assertEqual(given, Periodic("1h", retain="7d"))
+        self.assertEqual((given.make_args(), given.make_kwargs()), ([], {}))
 
     def test_a_periodic_task_names_the_argument_that_is_wrong(self) -> None:
         for changes, error, text in (

@@ -119,8 +119,8 @@ def parse_options(alias: str, given: Any) -> Options:
             hint = f'Did you mean "{near[0]}"?' if near else f"Known: {', '.join(known)}."
             raise ImproperlyConfigured(f'{where}["{key}"] is not an option. {hint}')
         _RULES[key](f'{where}["{key}"]', given[key])
-    periodic = {name: Periodic.of(spec) for name, spec in given.get("periodic", {}).items()}
-    return Options(**{**given, "periodic": periodic}, where=where)
+    made = {name: make(given[name]) for name, make in _MADE.items() if name in given}
+    return Options(**{**given, **made}, where=where)
 
 
 def _callable(name: str, value: Any) -> None:
@@ -131,10 +131,14 @@ def _callable(name: str, value: Any) -> None:
 
 
 def _seconds(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ImproperlyConfigured(f"{name} must be a number of seconds, not {value!r}.")
-    if not math.isfinite(value) or value < 1:
-        raise ImproperlyConfigured(f"{name} must be at least 1 second, not {value!r}.")
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not math.isfinite(seconds) or seconds < 1:
+        raise ImproperlyConfigured(
+            f"{name} must be a number of seconds, at least 1, not {value!r}."
+        )
 
 
 def _time_limit(name: str, value: Any) -> None:
@@ -164,7 +168,7 @@ def _prefetch(name: str, value: Any) -> None:
 
 
 def _flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
+    if value not in (True, False, None):  # 1 and 0 are equal to these
         raise ImproperlyConfigured(f"{name} must be True or False, not {value!r}.")
 
 
@@ -195,6 +199,10 @@ def _periodic(name: str, value: Any) -> None:
             raise ImproperlyConfigured(f'{name}["{key}"]: {error}') from error
 
 
+def _periodic_by_name(value: Mapping[str, Any]) -> dict[str, Periodic]:
+    return {name: Periodic.of(spec) for name, spec in value.items()}
+
+
 _RULES: dict[str, Callable[[str, Any], None]] = {
     "id_function": _callable,
     "worker_timeout": _seconds,
@@ -211,4 +219,13 @@ _RULES: dict[str, Callable[[str, Any], None]] = {
     "periodic": _periodic,
     "immediate": _flag,
     "signals": _flag,
+}
+
+# What is made of good values, where it is not what was given.
+_MADE: dict[str, Callable[[Any], Any]] = {
+    "worker_timeout": float,
+    "notify": bool,
+    "periodic": _periodic_by_name,
+    "immediate": bool,
+    "signals": bool,
 }

@@ -21,13 +21,13 @@ class Periodic:
     ``timedelta``; or a ``Schedule``.
     ``args``, ``kwargs``: what the task is called with; callables, or values that are callables, are
     called without arguments at each run.
+    ``retain``: how long its jobs stay once they have ended, as the option of that name; it wins
+    over that and over the task's own.
     ``task``: its dotted path; without it, the key in ``OPTIONS["periodic"]`` is the path.
     ``queue_name``, ``priority``: instead of the task's own.
     ``timezone``: a name or a ``tzinfo`` for a crontab, instead of ``TIME_ZONE``.
     ``catch_up``: after times at which no worker ran: ``"latest"``, one run for all of them;
     ``"all"``, one for each; ``"none"``, no run.
-    ``retain``: how long its jobs stay once they have ended, as the option of that name; it wins
-    over that and over the task's own.
     ``overlap``: ``"skip"`` leaves a time out at which the run before has not ended yet.
 
     Raises ``ValueError`` or ``TypeError`` that names the argument.
@@ -36,15 +36,18 @@ class Periodic:
     spec: Spec
     args: Sequence[Any] | Callable[[], Sequence[Any]] = ()
     kwargs: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None
+    retain: MaybeRetain = UNSET
     task: str | None = None
     queue_name: str | None = None
     priority: int | None = None
     timezone: str | tzinfo | None = None
     catch_up: CatchUp = "latest"
     overlap: Overlap = "allow"
-    retain: MaybeRetain = UNSET
 
     def __post_init__(self) -> None:
+        args: Any = self.args
+        if args is None:
+            object.__setattr__(self, "args", ())
         for name, allowed in (("catch_up", CatchUp), ("overlap", Overlap)):
             if (value := getattr(self, name)) not in get_args(allowed):
                 raise ValueError(f"{name} must be one of {get_args(allowed)}, not {value!r}.")

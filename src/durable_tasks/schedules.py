@@ -1,6 +1,6 @@
 """When a periodic task is due: crontabs, lengths of time, and schedules of one's own.
 
-Pure functions of the time: nothing here looks at a clock or a database.
+Pure functions of the time, but where none is given: nothing here looks at a database.
 """
 
 import random
@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, Self
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
-from django.utils.timezone import get_default_timezone
+from django.utils.timezone import get_default_timezone, is_naive
 
+from . import clock
 from .exceptions import ScheduleExhausted
 
 MICROSECOND = timedelta(microseconds=1)
@@ -34,14 +35,14 @@ def parse_schedule(
     schedule: Schedule
     if isinstance(spec, Crontab) and timezone is None:
         return spec.seeded(seed)
-    if isinstance(spec, str) and len(spec.split()) == 1 and not spec.strip().startswith("@"):
-        if _LENGTH.fullmatch(spec.strip()) is None:
+    if isinstance(spec, str) and _LENGTH.fullmatch(spec.strip()):
+        schedule = Every(spec)
+    elif isinstance(spec, str):
+        if len(spec.split()) == 1 and not spec.strip().startswith("@"):
             raise ValueError(
                 f'{spec!r} is neither a length of time such as "1h30m" nor a crontab of five '
                 'fields such as "0 3 * * *".'
             )
-        schedule = Every(spec)
-    elif isinstance(spec, str):
         return Crontab(spec, timezone=timezone, seed=seed)
     elif isinstance(spec, Schedule):
         schedule = spec
@@ -73,12 +74,21 @@ class Schedule(ABC):
         Raises ``ScheduleExhausted`` if there is none.
         """
 
-    def dates(self, after: datetime, until: datetime | None = None) -> Iterator[datetime]:
-        """Yield all times after ``after``, up to and including ``until``, in their order.
+    def first(self, after: datetime) -> datetime | None:
+        """Return the first time after ``after``, or None if there is none."""
+        try:
+            return self.next(after)
+        except ScheduleExhausted:
+            return None
+
+    def dates(
+        self, after: datetime | None = None, until: datetime | None = None
+    ) -> Iterator[datetime]:
+        """Yield all times after ``after``, or from now on, up to and including ``until``.
 
         Raises ``ValueError`` if ``next`` returns a time that is no later.
         """
-        after = _plain(after)
+        after = _plain(clock.now() if after is None else after)
         while True:
             try:
                 time = self.next(after, until)
@@ -136,13 +146,13 @@ def _alike(time: datetime, other: datetime) -> None:
 
 
 class _BuiltIn(Schedule):
-    def next(self, after: datetime, until: datetime | None = None) -> datetime:
-        """Return the first time after ``after`` and not after ``until``: in UTC, or naive if they
-        are.
+    def next(self, after: datetime | None = None, until: datetime | None = None) -> datetime:
+        """Return the first time after ``after``, or from now on, and not after ``until``: in UTC,
+        or naive if they are.
 
         Raises ``ScheduleExhausted`` if there is none.
         """
-        start = _plain(after)
+        start = _plain(clock.now() if after is None else after)
         end = None if until is None else _plain(until)
         if end is not None:
             _alike(start, end)
@@ -152,7 +162,7 @@ class _BuiltIn(Schedule):
             time = None
         if time is None or (end is not None and time > end):
             limit = "" if until is None else f" and up to {until}"
-            raise ScheduleExhausted(f"{self!r} has no time after {after}{limit}.")
+            raise ScheduleExhausted(f"{self!r} has no time after {start}{limit}.")
         return time
 
     @abstractmethod
@@ -171,15 +181,16 @@ _UNITS = {
 }
 _NUMBER = r"[0-9]{1,15}"
 _FRACTION = rf"{_NUMBER}(?:\.[0-9]{{1,6}})?"
-_PARTS = "".join(rf"(?:({_NUMBER}){unit})?" for unit in "wdhm") + rf"(?:({_FRACTION})s)?"
-_LENGTH = re.compile(rf"(?=[0-9])(?:{_PARTS}|({_FRACTION}))")
+_PART = rf"(?:({_NUMBER})([wdhm])|({_FRACTION})s)"
+_PARTS = re.compile(_PART, re.IGNORECASE)
+_LENGTH = re.compile(rf"(?:{_PART}\s*)+|{_FRACTION}", re.IGNORECASE)
 
 
 class Duration(timedelta):
     """A length of time, written as text such as ``"2w3d7h21m10s"``.
 
-    ``value``: such a text (each unit at most once, in this order), a number of seconds, as text or
-    not, or a ``timedelta``. Not negative. Raises ``ValueError`` or ``TypeError`` for others.
+    ``value``: such a text, a number of seconds, as text or not, or a ``timedelta``. Not negative.
+    Raises ``ValueError`` or ``TypeError`` for others.
     """
 
     def __new__(cls, value: str | float | timedelta) -> Self:
@@ -194,7 +205,7 @@ class Duration(timedelta):
         if length is None or length < timedelta():
             raise ValueError(
                 f'{value!r} is no length of time. Write "90" for seconds, or weeks, days, hours, '
-                'minutes and seconds in this order, as in "2w3d7h21m10s" or "1h30m".'
+                'minutes and seconds, as in "2w3d7h21m10s" or "1h30m".'
             )
         return super().__new__(cls, length.days, length.seconds, length.microseconds)
 
@@ -220,15 +231,18 @@ def _length(value: str | float | timedelta) -> timedelta | None:
         return value
     if not isinstance(value, str):
         return timedelta(seconds=value)
-    found = _LENGTH.fullmatch(value.strip())
-    if found is None:
+    text = value.strip()
+    if _LENGTH.fullmatch(text) is None:
         return None
-    *counts, seconds, plain = found.groups()
-    whole = sum(
-        (int(count) * _UNITS[unit] for count, unit in zip(counts, "wdhm", strict=True) if count),
+    if text[-1].isdigit():
+        return timedelta(seconds=float(text))
+    return sum(
+        (
+            int(count) * _UNITS[unit.lower()] if unit else timedelta(seconds=float(seconds))
+            for count, unit, seconds in _PARTS.findall(text)
+        ),
         timedelta(),
     )
-    return whole + timedelta(seconds=float(seconds or plain or 0))
 
 
 class Every(_BuiltIn):
@@ -236,7 +250,8 @@ class Every(_BuiltIn):
 
     ``period``: a ``Duration`` or what makes one, at least a second. ``start``: a ``datetime``;
     without one, midnight of 1970-01-01 in UTC, so that all workers count alike. Naive times are
-    counted on the clock on the wall.
+    counted on the clock on the wall, and a ``start`` of the other kind is read in Django's default
+    time zone.
     """
 
     def __init__(
@@ -250,9 +265,21 @@ class Every(_BuiltIn):
     def __str__(self) -> str:
         return f"{self.period}" + (f" from {self.start.isoformat()}" if self.start else "")
 
+    def match(self, time: datetime) -> bool:
+        """Return whether one of the times is in the second of ``time``."""
+        second = _plain(time).replace(microsecond=0)
+        try:
+            self.next(second - MICROSECOND, second + SECOND - MICROSECOND)
+        except (ScheduleExhausted, OverflowError):
+            return False
+        return True
+
     def _first_after(self, after: datetime) -> datetime | None:
         origin = self.start or datetime(1970, 1, 1, tzinfo=after.tzinfo)
-        _alike(after, origin)
+        if is_naive(origin) and not is_naive(after):
+            origin = origin.replace(tzinfo=get_default_timezone()).astimezone(UTC)
+        elif is_naive(after) and not is_naive(origin):
+            origin = origin.astimezone(get_default_timezone()).replace(tzinfo=None)
         return origin + max(0, (after - origin) // self.period + 1) * self.period
 
 
@@ -268,7 +295,17 @@ class _Field(NamedTuple):
     names: tuple[str, ...] = ()  # of the values from ``low`` on
 
     def number(self, text: str) -> int:
-        return self.low + self.names.index(text) if text in self.names else int(text)
+        short = [name[:3] for name in self.names]
+        return self.low + short.index(text) if text in short else int(text)
+
+    def shortened(self, text: str) -> str:
+        """Return the text with three letters for each name: MON for MONDAY or MOND."""
+
+        def short(found: re.Match[str]) -> str:
+            known = any(name.startswith(found[0]) for name in self.names)
+            return found[0][:3] if known else found[0]
+
+        return re.sub("[A-Z]{4,}", short, text)
 
 
 _FIELDS = (
@@ -282,7 +319,10 @@ _FIELDS = (
         12,
         12,
         "1-12, jan-dec",
-        ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"),
+        (
+            *("JANUARY", "FEBRUARY", "MARCH", "APRIL", "MAY", "JUNE"),
+            *("JULY", "AUGUST", "SEPTEMBER", "OCTOBER", "NOVEMBER", "DECEMBER"),
+        ),
     ),
     _Field(
         "weekday",
@@ -290,7 +330,7 @@ _FIELDS = (
         7,
         6,
         "0-7 (0 and 7 are Sunday), sun-sat, 5L (the last Friday), mon#1 (the first Monday)",
-        ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"),
+        ("SUNDAY", "MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY", "SATURDAY"),
     ),
 )
 _SHORTHANDS = {
@@ -360,6 +400,12 @@ class Crontab(_BuiltIn):
     @property
     def timezone(self) -> tzinfo:
         return self._timezone or get_default_timezone()
+
+    def match(self, time: datetime) -> bool:
+        """Return whether the minute of ``time`` is one of the times."""
+        time = _plain(time)
+        here = time.astimezone(self.timezone) if time.tzinfo else time
+        return super().match(here.replace(second=0, microsecond=0))
 
     def _first_after(self, after: datetime) -> datetime | None:
         if after.tzinfo is None:
@@ -453,7 +499,7 @@ def _resolved_field(spec: str, place: int, text: str, source: random.Random) -> 
     field = _FIELDS[place]
     alone = ["*"] * len(_FIELDS)
     # For cronsim, "5-5/2" has no end.
-    plain = re.sub(r"\b(\w+)-\1/[1-9][0-9]*", r"\1", text)
+    plain = re.sub(r"\b(\w+)-\1/[1-9][0-9]*", r"\1", field.shortened(text))
     if field.name == "weekday":  # as the end of a range, Sunday is the 7 and not the 0
         plain = re.sub("(?<=[-~])SUN", "7", plain)
     try:

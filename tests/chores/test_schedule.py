@@ -464,10 +464,11 @@ class SameEverywhereTests(SimpleTestCase):
         with self.assertRaisesMessage(ValueError, "Write a __str__()"):
             entry_of("default", ECHO, Periodic(Odd()))
 
-    def test_a_schedule_that_can_not_be_asked_is_refused(self):
-        start = datetime(2026, 1, 1, tzinfo=None if settings.USE_TZ else UTC)
-        with self.assertRaisesMessage(TypeError, "must both have a time zone, or both none"):
-            entry_of("default", ECHO, Periodic(Every("1h", start=start)))
+    def test_a_start_with_or_without_a_time_zone_will_do(self):
+        for zone in (None, UTC):
+            every = Every("1h", start=datetime(2026, 1, 1, tzinfo=zone))
+            entry = entry_of("default", ECHO, Periodic(every))
+            self.assertIsNot(is_naive(next_time(entry.when, at())), settings.USE_TZ)
 
 
 class ToOther:
