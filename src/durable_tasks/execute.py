@@ -1,7 +1,9 @@
 """Running one claim: whatever the task does, the outcome is a ``Finish``."""
 
+import importlib
 import json
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -134,6 +136,18 @@ class Executor:
                 return Resolved(None, error, self._policy)
             resolved = self._resolved[path] = self._rules_of(task)
         return resolved
+
+    def reload(self) -> None:
+        """Import the modules anew that the paths have led to so far.
+
+        Raises what the import of a module raises; the tasks of the others are the new ones then.
+        """
+        modules = {path.rpartition(".")[0] for path in list(self._resolved)}
+        try:
+            for name in sorted(modules):
+                importlib.reload(sys.modules[name])
+        finally:
+            self._resolved.clear()
 
     def _rules_of(self, task: AnyTask) -> Resolved:
         def rule(name: str, otherwise: Any = None) -> Any:  # a task of another backend has none

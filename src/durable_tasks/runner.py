@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -9,6 +10,7 @@ from django.db import router
 
 from .backend import DatabaseBackend
 from .compat import DEFAULT_TASK_BACKEND_ALIAS, AnyTask, AnyTaskResult, task_backends
+from .ids import new_worker_id
 from .models import Job
 from .results import DurableTaskResult
 from .statuses import JobStatus
@@ -26,6 +28,7 @@ class Runner:
     to generate one. ``backend``: the alias whose jobs to run. ``queue_names``: the queues to serve,
     or None for all. ``interval``: seconds between two looks when nothing else says that there is
     work. ``coroutines``: async tasks at once. ``periodic``: whether to fire periodic tasks.
+    ``prunes``: whether to delete jobs whose time to stay is over.
 
     Raises ``InvalidTaskBackend`` or ``ImproperlyConfigured`` if ``backend`` is unknown, not
     ours, or needs no worker.
@@ -41,6 +44,7 @@ class Runner:
         interval: float = 1.0,
         coroutines: int = 50,
         periodic: bool = True,
+        prunes: bool = True,
     ) -> None:
         kept = task_backends[backend]
         if not isinstance(kept, DatabaseBackend):
@@ -48,43 +52,62 @@ class Runner:
                 f"TASKS[{backend!r}] is a {type(kept).__name__}, not a durable_tasks backend."
             )
         self.backend = kept
-        # Set once the runner has its name, and once it has ended.
+        # The name that the jobs it runs are marked with.
+        self.worker_id = worker_id or new_worker_id()
+        # The periodic tasks by name; what is changed before run() holds for this runner.
+        self.periodic = dict(kept.durable_options.periodic)
+        # Set while it works under its name, once it has ended, and while it has nothing to run.
         self.ready = threading.Event()
         self.finished = threading.Event()
+        self.empty = threading.Event()
         self._queues = Queues(backend, None if queue_names is None else tuple(queue_names))
-        self._worker = Worker(
-            WorkerSettings(
-                sender=type(self.backend),
-                options=self.backend.durable_options,
-                queues=self._queues,
-                interval=interval,
-                worker_id=worker_id,
-                threads=workers,
-                coroutines=coroutines,
-                periodic=periodic,
-            ),
-            on_ready=self.ready.set,
+        self._settings = WorkerSettings(
+            sender=type(self.backend),
+            options=replace(kept.durable_options, periodic=self.periodic),
+            queues=self._queues,
+            interval=interval,
+            worker_id=self.worker_id,
+            threads=workers,
+            coroutines=coroutines,
+            periodic=periodic,
+            prunes=prunes,
         )
+        self._worker = self._new_worker()
+
+    def _new_worker(self) -> Worker:
+        return Worker(self._settings, on_ready=self.ready.set, idle=self.empty)
 
     @property
-    def worker_id(self) -> str:
-        """The name that the jobs it runs are marked with."""
-        return self._worker.id
+    def processed(self) -> int:
+        """How many runs have ended since ``run()``."""
+        return self._worker.processed
 
     def run(self) -> None:
-        """Run jobs until ``stop()``; blocks, so give it to a thread. Works once.
+        """Run jobs until ``stop()``; blocks, so give it to a thread. Once it has ended, it may be
+        called again.
 
         Raises what ``db_worker`` ends with: ``WorkerIdInUse``, ``DurableTasksError`` if the tables
         are missing, ``DatabaseError`` if the database can't be reached at the start.
         """
+        if self.finished.is_set():
+            self.finished.clear()
+            self._worker = self._new_worker()
         try:
             self._worker.run()
         finally:
+            self.ready.clear()
             self.finished.set()
 
     def stop(self) -> None:
         """Let ``run()`` end once what runs has ended; returns at once, from any thread."""
         self._worker.stop()
+
+    def reload(self) -> None:
+        """Import the modules anew whose tasks it has run; what runs goes on with the old code.
+
+        Raises what the import of a module raises.
+        """
+        self._worker.reload()
 
     def submit(self, task: AnyTask, *args: Any, **kwargs: Any) -> DurableTaskResult:
         """Enqueue a task on this runner's backend and return its result.

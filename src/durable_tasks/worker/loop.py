@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from queue import Empty, SimpleQueue
+from threading import Event
 from uuid import UUID
 
 from django.db import Error as DatabaseFault
@@ -48,7 +49,8 @@ class Loop:
     slots, or None to let their run times decide. ``give_up_after``: seconds to wait for the
     database at a stop. ``enter``: adds a row for a new life of this worker and returns the life.
     ``may_exit``: whether this process may be ended for a run that can't be. ``exit_within``: the
-    seconds that the other runs then have.
+    seconds that the other runs then have. ``idle``: is set while nothing runs and the last look
+    found nothing to run.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Loop:
         enter: Callable[[], UUID],
         may_exit: bool,
         exit_within: float,
+        idle: Event,
     ) -> None:
         self.store = store
         self.queues = queues
@@ -86,6 +89,8 @@ class Loop:
         self.enter = enter
         self.may_exit = may_exit
         self.exit_within = exit_within
+        self.idle = idle
+        self.processed = 0  # runs whose ending counted
         self._lanes = (Lane(threads, prefetch, share=1.0), Lane(coroutines, prefetch))
         # Claimed and not yet saved.
         self._held: dict[Claim, Lane] = {}
@@ -240,6 +245,9 @@ class Loop:
             self._exchange(want, now, probes=probes)
         if self._stuck:
             self._give_up_stuck(now)
+        idle = not (self._more or self._held or self._unsaved or self._rung)
+        if idle is not self.idle.is_set():
+            (self.idle.set if idle else self.idle.clear)()
 
     def _exchange(self, want: int, now: float, *, probes: bool) -> None:
         finishes = self._unsaved[:MAX_BATCH]
@@ -275,6 +283,7 @@ class Loop:
             if finish.finished_at is None:
                 continue  # released: nobody needs to know
             if finish.counted:
+                self.processed += 1
                 told.append(finish)
                 if finish.run_at is not None:
                     self._look_for_next_run(finish.run_at - finish.finished_at)

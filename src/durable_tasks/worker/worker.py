@@ -54,7 +54,8 @@ class WorkerSettings:
     ``coroutines``: async tasks at once. ``startup_delay``: the longest pause before the first
     look, in seconds; many workers that start together do not look together.
     ``shutdown_timeout``: seconds that runs have to end when the process has to exit.
-    ``periodic``: whether it fires the periodic tasks of its backend.
+    ``periodic``: whether it fires the periodic tasks of its backend. ``prunes``: whether it deletes
+    jobs whose time to stay is over; a ``batch`` never does.
 
     Raises ``ImproperlyConfigured`` if the backend needs no worker.
     """
@@ -71,6 +72,7 @@ class WorkerSettings:
     startup_delay: float = 0.0
     shutdown_timeout: float | None = None
     periodic: bool = True
+    prunes: bool = True
 
     def __post_init__(self) -> None:
         if self.options.immediate:
@@ -85,7 +87,7 @@ class Worker:
 
     ``on_ready``: called once it has its name, right before it works. What that raises ends it.
     ``exit``: ends the process at once, for a run that can't be ended otherwise; None if the process
-    is not the worker's own.
+    is not the worker's own. ``idle``: is set while it has nothing to run.
     """
 
     def __init__(
@@ -93,10 +95,12 @@ class Worker:
         settings: WorkerSettings,
         on_ready: Callable[[], None] = lambda: None,
         exit: Callable[[], None] | None = None,
+        idle: threading.Event | None = None,
     ) -> None:
         self.settings = settings
         self._on_ready = on_ready
         self._exit = exit
+        self._idle = idle or threading.Event()
         self.id = settings.worker_id or new_worker_id()
         self.clock = Clock()
         self.retention = Retention(settings.queues.backend_name, settings.options, find_task)
@@ -128,6 +132,20 @@ class Worker:
     def _look_for_cancels(self) -> None:
         if self._loop is not None:
             self._loop.look_for_cancels()
+
+    def reload(self) -> None:
+        """Import the modules of the tasks anew that it has run; what runs goes on as it is.
+
+        May be called from any thread. Raises what the import of a module raises.
+        """
+        if self._loop is not None:
+            self._loop.executor.reload()
+            self.retention.clear()
+
+    @property
+    def processed(self) -> int:
+        """How many runs have ended here, and it counted."""
+        return 0 if self._loop is None else self._loop.processed
 
     @property
     def took_maximum(self) -> bool:
@@ -184,7 +202,7 @@ class Worker:
             timeout=settings.options.worker_timeout,
             max_lost=settings.options.max_lost,
             retention=self.retention,
-            prunes=not settings.batch,
+            prunes=settings.prunes and not settings.batch,
             on_rescued=announcer.ended,
             listens=settings.options.notify,
             on_ring=self._ring,
@@ -217,6 +235,7 @@ class Worker:
             enter=lambda: self._add_row(Registry(store)),
             may_exit=self._exit is not None,
             exit_within=settings.shutdown_timeout or EXIT_WITHIN,
+            idle=self._idle,
         )
         scheduler = Scheduler(
             Timetable(settings.queues.backend_name, settings.options.periodic),
