@@ -16,6 +16,7 @@ from django.db import connection
 from django.test import SimpleTestCase, TestCase, override_settings
 from django.utils import timezone
 
+from durable_tasks.management import queue_names
 from durable_tasks.management.commands import db_worker, prune_db_task_results
 from durable_tasks.models import Job, Worker
 
@@ -92,7 +93,6 @@ class BadValueTests(SimpleTestCase):
             ("--worker-id: ", "--worker-id", "w\udcff"),
             ("--queue-name must name at least one queue", "--queue-name", ""),
             ("--queue-name must name at least one queue", "--queue-name", " , "),
-            ("--queue-name: '*' means all queues and stands alone", "--queue-name", "a,*"),
             ("--queue-name: ", "--queue-name", "q\udcff"),
             ("--exclude-queues works only with --queue-name '*'", "--exclude-queues", "a"),
             ("--exclude-queues: ", "--queue-name", "*", "--exclude-queues", "*"),
@@ -149,6 +149,27 @@ class ValueTests(SimpleTestCase):
         self.assertIsNone(options.reload)  # as DEBUG says
         self.assertEqual((options.processes, options.shutdown_timeout), (1, None))
         self.assertEqual((options.max_tasks_per_process, options.max_memory), (None, None))
+
+    def test_an_option_without_a_value_means_its_default(self):
+        for command, *names in (
+            (db_worker, "--queue-name", "--exclude-queues", "--interval", "--backend"),
+            (db_worker, "--max-tasks", "--worker-id"),
+            (prune_db_task_results, "--queue-name", "--backend", "--min-age-days"),
+            (prune_db_task_results, "--failed-min-age-days"),
+        ):
+            parser = command.Command().create_parser("manage.py", "name")
+            with self.subTest(names):
+                self.assertEqual(parser.parse_args(names), parser.parse_args([]))
+
+    def test_a_star_among_queues_means_all(self):
+        for text in ("*", "mail,*"):
+            self.assertIsNone(queue_names(text, "--queue-name"))
+
+
+class InTransactionTests(TestCase):
+    def test_a_worker_says_what_to_use_in_a_test_case(self):
+        with self.assertRaisesMessage(CommandError, "In a TestCase, use run_tasks()"):
+            call_command("db_worker", batch=True, startup_delay=False, skip_checks=True)
 
 
 class WorkerCommandTests(WorkerTestCase):

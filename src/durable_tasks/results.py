@@ -190,6 +190,14 @@ def find_task(path: str) -> AnyTask:
     return found
 
 
+def found_task(path: str) -> AnyTask | None:
+    """Return the task that ``path`` names, or None."""
+    try:
+        return find_task(path)
+    except TaskNotFound:
+        return None
+
+
 @lru_cache(maxsize=1024)
 def _missing_task_function(path: str) -> Callable[..., Any]:
     def missing(context: Any = None, *args: Any, **kwargs: Any) -> None:
@@ -493,13 +501,9 @@ def make_result(
 
 def to_result(job: "Job") -> DurableTaskResult:
     """Return a row as Django's ``TaskResult``."""
-    try:
-        task = find_task(job.task_path)
-    except TaskNotFound:
-        task = None
     return make_result(
         task=as_enqueued(
-            task,
+            found_task(job.task_path),
             job.task_path,
             priority=job.priority,
             queue_name=job.queue_name,

@@ -1,5 +1,5 @@
 """django-durable-tasks under the import name of django-tasks-db."""
 
-from durable_tasks.backend import DatabaseBackend
+from .backend import DatabaseBackend
 
 __all__ = ["DatabaseBackend"]

@@ -1,6 +1,7 @@
 """What our commands share: each parses, calls, and prints."""
 
 from argparse import ArgumentParser
+from typing import Any
 
 from django.core.management.base import CommandError
 
@@ -25,13 +26,11 @@ def durable_backend(alias: str) -> DatabaseBackend:
 
 
 def queue_names(text: str, option: str, *, empty: bool = False) -> tuple[str, ...] | None:
-    """Parse a list of queues separated by commas; None stands for ``*``, all queues."""
+    """Parse a list of queues separated by commas; None stands for all queues, if ``*`` is one."""
     if not is_text(text):
         raise CommandError(f"{option}: {text!r} is no valid text.")
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if "*" in names:
-        if len(names) > 1:
-            raise CommandError(f"{option}: '*' means all queues and stands alone.")
         return None
     if not names and not empty:
         raise CommandError(f"{option} must name at least one queue.")
@@ -50,3 +49,8 @@ def is_text(text: str) -> bool:
 def one_line_errors(parser: ArgumentParser) -> None:
     """Let the error about a bad value be one line, without the usage of ten above it."""
     parser.print_usage = lambda file=None: None  # type: ignore[method-assign]
+
+
+def or_without_value(default: Any = None) -> dict[str, Any]:
+    """Let an option that is given without a value, as by an empty variable, mean its default."""
+    return {"nargs": "?", "default": default, "const": default}

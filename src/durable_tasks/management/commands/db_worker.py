@@ -12,17 +12,17 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, connections, router
 
 from ...compat import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME
 from ...exceptions import DurableTasksError
 from ...ids import new_worker_id
-from ...models import MAX_WORKER_ID
+from ...models import MAX_WORKER_ID, Job
 from ...store import Queues
 from ...worker.stopping import READY, RENEW, STUCK, Lifeline, MemoryLimit, Stop, with_jitter
 from ...worker.supervisor import Supervisor, WorkersFail, command_line
 from ...worker.worker import Worker, WorkerSettings
-from .. import durable_backend, is_text, one_line_errors, queue_names
+from .. import durable_backend, is_text, one_line_errors, or_without_value, queue_names
 from ..reloading import (
     RELOAD,
     RELOAD_TIMEOUT,
@@ -84,23 +84,26 @@ class Command(BaseCommand):
         one_line_errors(parser)
         parser.add_argument(
             "--queue-name",
-            default=DEFAULT_TASK_QUEUE_NAME,
+            **or_without_value(DEFAULT_TASK_QUEUE_NAME),
             help="the queues to serve, separated by commas; '*' for all (default: %(default)s)",
         )
         parser.add_argument(
             "--exclude-queues",
-            default="",
+            **or_without_value(""),
             help="queues to leave out, separated by commas; only with --queue-name '*'",
         )
         parser.add_argument(
             "--interval",
             type=seconds,
-            default=1.0,
+            **or_without_value(1.0),
             help="seconds between two looks for work when there is none (default: 1)",
         )
         parser.add_argument("--batch", action="store_true", help="run what there is, then exit")
         parser.add_argument(
-            "--max-tasks", type=above_zero, help="exit after so many tasks (default: no limit)"
+            "--max-tasks",
+            type=above_zero,
+            **or_without_value(),
+            help="exit after so many tasks (default: no limit)",
         )
         parser.add_argument(
             "--reload",
@@ -109,7 +112,7 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--backend",
-            default=DEFAULT_TASK_BACKEND_ALIAS,
+            **or_without_value(DEFAULT_TASK_BACKEND_ALIAS),
             dest="backend_name",
             help="the backend whose tasks to run (default: %(default)s)",
         )
@@ -122,6 +125,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--worker-id",
             type=worker_id,
+            **or_without_value(),
             help="a name that no other living worker has (default: generated)",
         )
         parser.add_argument(
@@ -191,6 +195,12 @@ class Command(BaseCommand):
     def worker_settings(self, options: dict[str, Any]) -> WorkerSettings:
         """Return what a worker has to know. Raises ``CommandError`` if options contradict."""
         backend = durable_backend(options["backend_name"])
+        if connections[router.db_for_write(Job)].in_atomic_block:
+            raise CommandError(
+                "A worker can't be run inside a transaction: it has connections of its own, which "
+                "don't see what the transaction has written. In a TestCase, use run_tasks() of "
+                "durable_tasks.testing; or make it a TransactionTestCase."
+            )
         names = queue_names(options["queue_name"], "--queue-name")
         excluded = queue_names(options["exclude_queues"], "--exclude-queues", empty=True)
         if excluded is None:

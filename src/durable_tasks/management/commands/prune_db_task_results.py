@@ -13,7 +13,7 @@ from ...compat import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME
 from ...models import Job
 from ...statuses import JobStatus
 from ...store import store_for
-from .. import durable_backend, one_line_errors, queue_names
+from .. import durable_backend, one_line_errors, or_without_value, queue_names
 
 
 def days(text: str) -> int:
@@ -34,24 +34,25 @@ class Command(BaseCommand):
         one_line_errors(parser)
         parser.add_argument(
             "--backend",
-            default=DEFAULT_TASK_BACKEND_ALIAS,
+            **or_without_value(DEFAULT_TASK_BACKEND_ALIAS),
             dest="backend_name",
             help="the backend whose results to delete (default: %(default)s)",
         )
         parser.add_argument(
             "--queue-name",
-            default=DEFAULT_TASK_QUEUE_NAME,
+            **or_without_value(DEFAULT_TASK_QUEUE_NAME),
             help="the queues, separated by commas; '*' for all (default: %(default)s)",
         )
         parser.add_argument(
             "--min-age-days",
             type=days,
-            default=14,
+            **or_without_value(14),
             help="how many days ago a task must have ended (default: %(default)s)",
         )
         parser.add_argument(
             "--failed-min-age-days",
             type=days,
+            **or_without_value(),
             help="the same for failed tasks (default: --min-age-days)",
         )
         parser.add_argument(

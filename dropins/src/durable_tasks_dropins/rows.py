@@ -1,0 +1,368 @@
+"""Models over the rows of ``Job`` with the field names and values of another package.
+
+A proxy of ``Job`` could neither have fields of its own nor give ``status`` another meaning. So each
+is a model of its own on the same table, which nobody migrates, in a registry that no project sees.
+Most of its fields are columns. A field that *shows* something is an expression over Job's columns,
+in everything that Django's queries do with it.
+"""
+
+from collections.abc import Collection
+from copyreg import __newobj__  # type: ignore[attr-defined]
+from datetime import UTC, datetime
+from json import JSONEncoder
+from typing import Any, NoReturn, Self
+
+from django.apps.registry import Apps
+from django.conf import settings
+from django.core.exceptions import EmptyResultSet
+from django.db import models, router
+from django.db.models import Case, Expression, F, Func, Q, Value, When
+from django.db.models.expressions import Col
+from django.db.models.fields.json import JSONExact
+from django.db.models.functions import Coalesce, JSONObject
+from django.db.models.lookups import Exact, In
+from django.db.models.sql import Query
+from django.utils.functional import cached_property
+
+from durable_tasks import clock
+from durable_tasks.compat import AnyTask, TaskResultStatus
+from durable_tasks.exceptions import DurableTasksError
+from durable_tasks.models import MAX_WORKER_ID, Job
+from durable_tasks.results import DurableTaskResult, as_enqueued, found_task, shown_as, to_result
+from durable_tasks.statuses import JobStatus
+
+# Fields ---------------------------------------------------------------------------------------
+
+
+def column(name: str) -> Any:
+    """Return a field for one of Job's columns."""
+    original: Any = Job._meta.get_field(name)
+    if isinstance(original, models.JSONField):
+        return Json(null=original.null, db_column=name)
+    field = original.clone()
+    field.db_column = name
+    return field
+
+
+def over_job(expression: Any, alias: str | None) -> Any:
+    """Return an expression over Job's fields, resolved; ``alias``: what its table is called."""
+    resolved = expression.resolve_expression(Query(Job))
+    return resolved.relabeled_clone({Job._meta.db_table: alias})
+
+
+class ShownCol(Col):
+    """The column of a field that shows something."""
+
+    target: "Shown"
+
+    def as_sql(self, compiler: Any, connection: Any) -> Any:
+        return compiler.compile(over_job(self.target.shows, self.alias))
+
+
+class Shown(models.Field):  # type: ignore[type-arg]
+    """Shows ``shows``, an expression over Job's fields."""
+
+    def __init__(self, *args: Any, shows: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.shows = shows
+
+    def get_col(self, alias: Any, output_field: Any = None) -> Col:
+        return ShownCol(alias, self, output_field)
+
+    @cached_property
+    def cached_col(self) -> Col:
+        return self.get_col(self.model._meta.db_table)
+
+
+class ShownText(Shown, models.TextField):  # type: ignore[type-arg]
+    pass
+
+
+class ShownTime(Shown, models.DateTimeField):  # type: ignore[type-arg]
+    pass
+
+
+class ShownBoolean(Shown, models.BooleanField):  # type: ignore[type-arg]
+    pass
+
+
+class _Encoder(JSONEncoder):
+    """As the engine writes JSON."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"ensure_ascii": False, "separators": (",", ":")})
+
+
+class Json(models.JSONField):
+    """A ``JSONField`` that finds what the engine has written, also where JSON is a text."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"encoder": _Encoder, **kwargs})
+
+
+class ShownJson(Shown, Json):
+    pass
+
+
+@Json.register_lookup
+class JsonExact(JSONExact):
+    """Django's, which compares texts where JSON is one: here without their spaces."""
+
+    def as_sqlite(self, compiler: Any, connection: Any) -> Any:
+        return self._as_json("JSON", compiler, connection)
+
+    def as_mysql(self, compiler: Any, connection: Any) -> Any:
+        if not connection.mysql_is_mariadb:
+            return self.as_sql(compiler, connection)
+        return self._as_json("JSON_COMPACT", compiler, connection)
+
+    def _as_json(self, function: str, compiler: Any, connection: Any) -> Any:
+        lhs, lhs_params = self.process_lhs(compiler, connection)
+        rhs, rhs_params = self.process_rhs(compiler, connection)
+        return f"{function}({lhs}) = {function}({rhs})", (*lhs_params, *rhs_params)
+
+
+class ShownStatus(Shown, models.CharField):  # type: ignore[type-arg]
+    """What Django calls the job's status."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs |= {"max_length": 10, "choices": TaskResultStatus.choices, "shows": _STATUS}
+        super().__init__(*args, **kwargs)
+
+
+_STATUS = Case(
+    *(
+        When(status=status.value, then=Value(shown_as(status).value))
+        for status in JobStatus
+        if shown_as(status).value != status.value
+    ),
+    default=F("status"),
+)
+
+
+def with_status(shown: Collection[str]) -> Q:
+    """Return the condition on Job's fields that Django calls its status one of these.
+
+    True of all jobs in a status; that is said as a condition on the first column of their index,
+    without which SQLite does not use a partial index for one of several statuses.
+    """
+    true = {
+        JobStatus.READY: Q(backend_name__gte=""),
+        JobStatus.SCHEDULED: Q(run_at__gte=_time(1900)),
+        JobStatus.RUNNING: Q(worker_id__gte=""),
+    }
+    condition = Q()
+    for status in JobStatus:
+        if shown_as(status) in shown:
+            condition |= Q(status=status.value) & true.get(status, Q())
+    if not condition:
+        raise EmptyResultSet
+    return condition
+
+
+class _StatusLookup:
+    """A lookup by the stored status, so that indexes are of use."""
+
+    lhs: Any
+    rhs: Any
+
+    def as_sql(self, compiler: Any, connection: Any) -> Any:
+        if not (isinstance(self.lhs, ShownCol) and self.rhs_is_direct_value()):  # type: ignore[attr-defined]
+            return super().as_sql(compiler, connection)  # type: ignore[misc]
+        shown = [self.rhs] if isinstance(self.rhs, str) else self.rhs
+        return compiler.compile(over_job(with_status(shown), self.lhs.alias))
+
+
+@ShownStatus.register_lookup
+class _StatusExact(_StatusLookup, Exact):
+    pass
+
+
+@ShownStatus.register_lookup
+class _StatusIn(_StatusLookup, In):
+    pass
+
+
+def _time(year: int) -> datetime:
+    return datetime(year, 1, 1, tzinfo=UTC if settings.USE_TZ else None)
+
+
+# Expressions ----------------------------------------------------------------------------------
+
+
+class Sql(Func):
+    """What each database calls it; ``{0}`` and so on are the columns."""
+
+    def __init__(self, *columns: str, output_field: Any, **by_vendor: str) -> None:
+        super().__init__(*columns, output_field=output_field)
+        self.by_vendor = by_vendor
+
+    def as_sql(self, compiler: Any, connection: Any, *args: Any, **extra: Any) -> Any:
+        columns = [compiler.compile(each)[0] for each in self.get_source_expressions()]
+        return self.by_vendor[connection.vendor].format(*columns), ()
+
+
+def _json(name: str) -> Sql:
+    """A column of JSON as such, where a function would take it for a text."""
+    return Sql(
+        name,
+        output_field=models.JSONField(),
+        postgresql="{0}",
+        sqlite="JSON({0})",
+        mysql="JSON_EXTRACT({0}, '$')",
+    )
+
+
+def _unless_successful(expression: Any) -> Case:
+    """About the last error; a job that succeeded in the end may have had some before."""
+    text = models.TextField()
+    shown = Coalesce(expression, Value(""), output_field=text)
+    success = When(status=JobStatus.SUCCESSFUL.value, then=Value(""))
+    return Case(success, default=shown, output_field=text)
+
+
+ARGS_KWARGS = JSONObject(args=_json("args"), kwargs=_json("kwargs"))
+EXCEPTION_PATH = _unless_successful("exception_class_path")
+TRACEBACK = _unless_successful(
+    Sql(
+        "errors",
+        output_field=models.TextField(),
+        postgresql="({0} -> -1 ->> 'traceback')",
+        sqlite="JSON_EXTRACT({0}, '$[#-1].traceback')",
+        mysql="JSON_UNQUOTE(JSON_EXTRACT({0}, CONCAT('$[', JSON_LENGTH({0}) - 1, '].traceback')))",
+    )
+)
+# As in results.make_result(): the workers of the errors, then the owner or the finisher.
+WORKER_IDS = Sql(
+    "errors",
+    "worker_id",
+    output_field=models.JSONField(),
+    postgresql="(COALESCE(JSONB_PATH_QUERY_ARRAY({0}, '$[*].worker_id ? (@ > \"\")'), '[]')"
+    " || CASE WHEN {1} <> '' THEN JSONB_BUILD_ARRAY({1}) ELSE '[]' END)",
+    sqlite="(SELECT JSON_GROUP_ARRAY(JSON_EXTRACT(value, '$.worker_id')) FROM JSON_EACH("
+    "JSON_INSERT(COALESCE({0}, '[]'), '$[#]', JSON_OBJECT('worker_id', {1})))"
+    " WHERE JSON_EXTRACT(value, '$.worker_id') <> '')",
+    mysql="(SELECT COALESCE(JSON_ARRAYAGG(worker), JSON_ARRAY()) FROM JSON_TABLE("
+    "JSON_ARRAY_APPEND(COALESCE({0}, '[]'), '$', JSON_OBJECT('worker_id', {1})), '$[*]'"
+    f" COLUMNS (worker VARCHAR({MAX_WORKER_ID}) PATH '$.worker_id')) AS runs WHERE worker <> '')",
+)
+
+
+def never() -> datetime:
+    """Return the ``run_after`` that django-tasks-db gives to tasks without one."""
+    return _time(9999)
+
+
+class _Never(Expression):
+    output_field = models.DateTimeField()
+
+    def as_sql(self, compiler: Any, connection: Any) -> Any:
+        return Value(never(), output_field=self.output_field).as_sql(compiler, connection)
+
+    def as_mysql(self, compiler: Any, connection: Any) -> Any:
+        sql, params = self.as_sql(compiler, connection)
+        return f"CAST({sql} AS DATETIME(6))", params  # it would be a text
+
+
+RUN_AFTER_OR_NEVER = Coalesce("run_after", _Never())
+
+
+# Models ---------------------------------------------------------------------------------------
+
+
+class JobRowQuerySet(models.QuerySet[Any]):
+    """Rows of jobs: to be read, and deleted."""
+
+    @property
+    def db(self) -> str:
+        """The database: where the router sends ``Job``."""
+        own: Any = self
+        choose = router.db_for_write if own._for_write else router.db_for_read
+        return own._db or choose(Job, **own._hints)
+
+    def ready(self) -> Self:
+        """Tasks that are due and wait for a worker."""
+        due = Q(status=JobStatus.SCHEDULED.value, run_at__lte=clock.now())
+        return self.filter(_OverJob(Q(status=JobStatus.READY.value, backend_name__gte="") | due))
+
+    def running(self) -> Self:
+        """Tasks that a worker runs."""
+        return self.filter(status=TaskResultStatus.RUNNING)
+
+    def successful(self) -> Self:
+        """Tasks that ended well."""
+        return self.filter(status=TaskResultStatus.SUCCESSFUL)
+
+    def failed(self) -> Self:
+        """Tasks that ended with an error, or were cancelled."""
+        return self.filter(status=TaskResultStatus.FAILED)
+
+    def finished(self) -> Self:
+        """Tasks that ended, well or not."""
+        return self.filter(status__in=[TaskResultStatus.SUCCESSFUL, TaskResultStatus.FAILED])
+
+    def update(self, **kwargs: Any) -> NoReturn:
+        """Raise ``DurableTasksError``."""
+        _refuse(self.model)
+
+    def bulk_update(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise ``DurableTasksError``."""
+        _refuse(self.model)
+
+    def bulk_create(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise ``DurableTasksError``."""
+        _refuse(self.model)
+
+
+class _OverJob:
+    """A condition on Job's fields for ``filter()``."""
+
+    conditional = True
+
+    def __init__(self, condition: Q) -> None:
+        self.condition = condition
+
+    def resolve_expression(self, query: Query, *args: Any, **kwargs: Any) -> Any:
+        return over_job(self.condition, query.get_initial_alias())
+
+
+class JobRow(models.Model):
+    """The row of a job by other names."""
+
+    # Fields of all of them.
+    priority: int
+    task_path: str
+
+    objects = models.Manager.from_queryset(JobRowQuerySet)()
+
+    class Meta:
+        abstract = True
+        managed = False
+        app_label = Job._meta.app_label
+        apps = Apps()
+        db_table = Job._meta.db_table
+        base_manager_name = "objects"
+
+    def __reduce__(self) -> Any:
+        reduced: Any = super().__reduce__()
+        # Django's way back looks for the model among the project's.
+        return __newobj__, (type(self),), *reduced[2:]
+
+    def save(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise ``DurableTasksError``."""
+        _refuse(type(self))
+
+    def _task(self, **as_asked: Any) -> AnyTask:
+        path = self.task_path
+        return as_enqueued(found_task(path), path, priority=self.priority, **as_asked)
+
+    def _result(self) -> DurableTaskResult:
+        return to_result(Job.objects.using(self._state.db).get(pk=self.pk))
+
+
+def _refuse(model: type[models.Model]) -> NoReturn:
+    raise DurableTasksError(
+        f"{model.__name__} shows the jobs of durable_tasks: they can be read and deleted by it, not"
+        " written. To enqueue a task, call its enqueue(); to run a job again or to cancel it, use "
+        "retry() or cancel() of its result, or of a queryset of durable_tasks.models.Job."
+    )
