@@ -28,7 +28,6 @@ class Runner:
     to generate one. ``backend``: the alias whose jobs to run. ``queue_names``: the queues to serve,
     or None for all. ``interval``: seconds between two looks when nothing else says that there is
     work. ``coroutines``: async tasks at once. ``periodic``: whether to fire periodic tasks.
-    ``prunes``: whether to delete jobs whose time to stay is over.
 
     Raises ``InvalidTaskBackend`` or ``ImproperlyConfigured`` if ``backend`` is unknown, not
     ours, or needs no worker.
@@ -44,7 +43,6 @@ class Runner:
         interval: float = 1.0,
         coroutines: int = 50,
         periodic: bool = True,
-        prunes: bool = True,
     ) -> None:
         kept = task_backends[backend]
         if not isinstance(kept, DatabaseBackend):
@@ -70,7 +68,6 @@ class Runner:
             threads=workers,
             coroutines=coroutines,
             periodic=periodic,
-            prunes=prunes,
         )
         self._worker = self._new_worker()
 

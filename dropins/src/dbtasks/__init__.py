@@ -1,7 +1,16 @@
 """django-durable-tasks under the import name of django-dbtasks."""
 
-from durable_tasks.exceptions import ScheduleExhausted
-from durable_tasks.periodic import Periodic
-from durable_tasks.schedules import Crontab, Duration, Every, Schedule
+from durable_tasks import __version__
 
-__all__ = ["Crontab", "Duration", "Every", "Periodic", "Schedule", "ScheduleExhausted"]
+from .periodic import Periodic
+from .schedule import Crontab, Duration, Every, Schedule, ScheduleExhausted
+
+__all__ = [
+    "Crontab",
+    "Duration",
+    "Every",
+    "Periodic",
+    "Schedule",
+    "ScheduleExhausted",
+    "__version__",
+]

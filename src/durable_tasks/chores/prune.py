@@ -23,12 +23,13 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.01, 1.0
 class Pruned:
     """How many jobs were deleted, and the seconds until the next look.
 
-    ``kept``: at the end of a round, how many stay although they are due, since other rows refer to
-    them.
+    ``done``: whether this is the end of a round. ``kept``: then, how many stay although they are
+    due, since other rows refer to them.
     """
 
     jobs: int
     pause: float
+    done: bool = False
     kept: int = 0
 
 
@@ -68,7 +69,7 @@ class Pruning:
         self._after_conflict = FIRST_PAUSE
         took = time.monotonic() - began
         if jobs < limit:
-            report = Pruned(jobs, self.pause(), self._kept)
+            report = Pruned(jobs, self.pause(), done=True, kept=self._kept)
             self._kept = 0
             self._go_on_since(None)
             return report
@@ -78,6 +79,17 @@ class Pruning:
         elif took < store.prune_for / 2:
             self._limit = min(MOST, limit * 2)
         return Pruned(jobs, took)
+
+    def finish(self, store: Store, now: datetime) -> int:
+        """Delete all that is due at ``now`` (database time); return how many jobs that were.
+
+        Raises like ``tick()``.
+        """
+        deleted = 0
+        while not (pruned := self.tick(store, now)).done:
+            deleted += pruned.jobs
+            time.sleep(pruned.pause)
+        return deleted + pruned.jobs
 
     def _pass_by(self, store: Store, now: datetime) -> None:
         """Leave out the next one, which can't be deleted, until the next round."""

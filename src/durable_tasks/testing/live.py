@@ -81,7 +81,9 @@ class LiveRunner(Runner):
 
 
 @contextmanager
-def live_runner(**arguments: Any) -> Iterator[LiveRunner]:
+def live_runner(
+    runner_class: type[LiveRunner] = LiveRunner, **arguments: Any
+) -> Iterator[LiveRunner]:
     """Give a runner that works beside the test until the end of the block.
 
     ``arguments``: those of ``Runner``; without ``periodic=True``, it fires no periodic tasks. The
@@ -96,7 +98,7 @@ def live_runner(**arguments: Any) -> Iterator[LiveRunner]:
             "pytest-django's transactional_db."
         )
     with _on_disk(), moved_clock(clock.source or (lambda: datetime.now(UTC))):
-        runner = LiveRunner(**{"interval": INTERVAL, "periodic": False, **arguments})
+        runner = runner_class(**{"interval": INTERVAL, "periodic": False, **arguments})
         thread = threading.Thread(target=runner.run, name="test runner", daemon=True)
         thread.start()
         try:
@@ -124,6 +126,7 @@ class RunnerTestCase(TransactionTestCase):
     and the runner have connections of their own.
     """
 
+    runner_class: type[LiveRunner] = LiveRunner
     # Sync tasks at once.
     workers = 4
     # The queues to serve, or None for all.
@@ -145,6 +148,7 @@ class RunnerTestCase(TransactionTestCase):
             )
         self.runner = self.enterContext(
             live_runner(
+                self.runner_class,
                 workers=self.workers,
                 queue_names=self.queue_names,
                 backend=self.backend,

@@ -1,0 +1,1 @@
+"""Parts that a project may add."""

@@ -1,0 +1,1 @@
+"""``manage.py serve``, as an app of its own for ``INSTALLED_APPS``."""

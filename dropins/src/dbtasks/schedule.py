@@ -1,0 +1,41 @@
+"""Schedules."""
+
+from datetime import datetime
+
+from django.utils.timezone import get_default_timezone, is_naive, make_naive
+
+from durable_tasks import schedules
+from durable_tasks.exceptions import ScheduleExhausted
+from durable_tasks.schedules import Crontab, Duration, Every
+
+__all__ = ["Crontab", "CrontabParseError", "Duration", "Every", "Schedule", "ScheduleExhausted"]
+
+CrontabParseError = ValueError
+
+
+class Schedule(schedules.Schedule):
+    """A schedule of one's own: derive from it and write ``first``."""
+
+    def first(self, after: datetime) -> datetime | None:
+        """Return the first time after ``after``, or None; both are naive, in Django's default time
+        zone."""
+        raise NotImplementedError(f"{type(self).__qualname__} must define first().")
+
+    def next(self, after: datetime, until: datetime | None = None) -> datetime:
+        """Return the first time after ``after``, aware if that is.
+
+        Raises ``ScheduleExhausted`` if there is none up to and including ``until``.
+        """
+        here = get_default_timezone()
+        time = self.first(after if is_naive(after) else make_naive(after, here))
+        if time is not None and is_naive(time) and not is_naive(after):
+            # Of an hour that comes twice, the second if the first is over.
+            passes = [time.replace(tzinfo=here, fold=fold) for fold in (0, 1)]
+            time = passes[passes[0].timestamp() <= after.timestamp()]
+        if time is None or (until is not None and time > until):
+            raise ScheduleExhausted(f"{self!r} has no time after {after}.")
+        return time
+
+
+for kind in (Crontab, Every):
+    Schedule.register(kind)
