@@ -1,6 +1,6 @@
 """Schedules."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from django.utils.timezone import get_default_timezone, is_naive, make_naive
 
@@ -31,7 +31,7 @@ class Schedule(schedules.Schedule):
         if time is not None and is_naive(time) and not is_naive(after):
             # Of an hour that comes twice, the second if the first is over.
             passes = [time.replace(tzinfo=here, fold=fold) for fold in (0, 1)]
-            time = passes[passes[0].timestamp() <= after.timestamp()]
+            time = passes[passes[0].timestamp() <= after.timestamp()].astimezone(UTC)
         if time is None or (until is not None and time > until):
             raise ScheduleExhausted(f"{self!r} has no time after {after}.")
         return time
