@@ -11,10 +11,12 @@ import sys
 import django
 from django.conf import settings
 
+import durable_tasks.backend  # noqa: F401  (makes the engine's logger, before LOGGING is read)
+
 for apps, config in json.loads(sys.argv[1]):
     if os.fork() == 0:  # a project is set up once in a process
         settings.configure(INSTALLED_APPS=apps, LOGGING=config)
-        logger = logging.getLogger("durable_tasks")  # before LOGGING is read
+        logger = logging.getLogger("durable_tasks")
         django.setup()
         logger.error("an error")
         logger.info("some info")

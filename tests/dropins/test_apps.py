@@ -100,7 +100,7 @@ class LoggerTests(SimpleTestCase):
             ([one], {one: at_level, "": ROOT_LOGGER}, ["an error"]),
             ([other], {other: {"level": "CRITICAL"}, "": ROOT_LOGGER}, []),
         ]
-        projects = [(apps, self.logging(loggers)) for apps, loggers, _ in cases]
+        projects = [(names, self.logging(loggers)) for names, loggers, _ in cases]
         done = subprocess.run(
             [sys.executable, Path(__file__).parent / "says.py", json.dumps(projects)],
             cwd=ROOT,
@@ -110,8 +110,8 @@ class LoggerTests(SimpleTestCase):
         )
         shown = done.stdout.split(".\n")
         self.assertEqual(len(shown), len(cases) + 1, done.stdout)
-        for (apps, loggers, lines), text in zip(cases, shown, strict=False):
-            with self.subTest(apps=apps, loggers=loggers):
+        for (names, loggers, lines), text in zip(cases, shown, strict=False):
+            with self.subTest(apps=names, loggers=loggers):
                 self.assertEqual(text.splitlines(), lines)
 
     def logging(self, loggers: dict[str, Any]) -> dict[str, Any]:
