@@ -3,7 +3,7 @@
 from durable_tasks_dropins import apps
 
 
-class DjangoTasksDBConfig(apps.DropinConfig):
+class TasksAppConfig(apps.DropinConfig):
     name = "django_tasks_db"
 
 

@@ -10,6 +10,8 @@ from django.conf import settings
 import durable_tasks
 from durable_tasks.apps import DurableTasksConfig
 
+from . import checks  # noqa: F401  (registers them)
+
 DROPINS = ("django_tasks_db", "dbtasks")
 
 
@@ -47,15 +49,18 @@ def _is_durable_tasks(entry: str) -> bool:
 def hear(name: str) -> None:
     """Let the logger ``name`` and its handlers hear what the engine's logger says, and set its
     level: as if it were the parent of that one."""
-    engine, logger = logging.getLogger("durable_tasks"), logging.getLogger(name)
-    ancestor: logging.Logger | None = engine
-    while ancestor is not None:
-        if ancestor is logger:
-            return
-        last, ancestor = ancestor, ancestor.parent
-    # Between the engine's logger and what it had as its parent.
-    if logger.parent is last and engine.parent is not None:
-        logger.parent = engine.parent
-    engine.parent = logger
+    engine, logger, root = map(logging.getLogger, ("durable_tasks", name, None))
     # Django's LOGGING disables loggers that it finds and does not know.
     engine.disabled = False
+    reached, ancestor = list(engine.handlers), engine.parent
+    while ancestor is not None and ancestor is not root:
+        if ancestor is logger:
+            return
+        reached += ancestor.handlers
+        ancestor = ancestor.parent
+    if logger.handlers and all(handler in reached for handler in logger.handlers):
+        return  # or each line would be shown twice
+    # Between the engine's logger and what it had as its parent.
+    if logger.parent is root:
+        logger.parent = engine.parent
+    engine.parent = logger
