@@ -17,7 +17,7 @@ if importlib.util.find_spec("django.tasks") is None:
     INSTALLED_APPS.append("django_tasks")
 
 ROOT_URLCONF = "myproject.urls"
-WSGI_APPLICATION = "myproject.urls.application"
+WSGI_APPLICATION = "myproject.wsgi.application"
 ALLOWED_HOSTS = ["127.0.0.1"]
 
 # From here on as they stand there.
