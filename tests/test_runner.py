@@ -2,11 +2,12 @@
 
 import subprocess
 import threading
+from unittest import mock
 
 from django.test import override_settings
 
-from durable_tasks import Runner, WorkerIdInUse
-from durable_tasks.models import Worker
+from durable_tasks import Periodic, Runner, WorkerIdInUse
+from durable_tasks.models import PeriodicTask, Worker
 
 from .app import tasks
 from .helpers import (
@@ -16,6 +17,7 @@ from .helpers import (
     command,
     ended,
     environment,
+    eventually,
     from_django,
     held,
     let_go,
@@ -72,6 +74,53 @@ class RunnerTests(WorkerTestCase):
         self.assertTrue(runner.finished.wait(30))
         self.assertEqual(result.job.status, "SUCCESSFUL")
         self.assertFalse(Worker.objects.exists())
+
+    def test_it_counts_what_it_runs_and_says_when_there_is_nothing(self):
+        runner = self.start()
+        self.assertTrue(runner.empty.wait(PATIENCE))
+        result = tasks.hold.enqueue("x")
+        held("x")
+        self.assertFalse(runner.empty.is_set())
+        let_go()
+        self.assertTrue(runner.wait_for(result, timeout=PATIENCE))
+        self.assertTrue(runner.empty.wait(PATIENCE))
+        self.assertEqual(runner.processed, 1)
+
+    def test_it_may_run_again(self):
+        runner = Runner(interval=0.05)
+        for _ in range(2):
+            thread = threading.Thread(target=runner.run)
+            thread.start()
+            self.assertTrue(runner.wait_for(tasks.add.enqueue(1, 2), timeout=PATIENCE))
+            self.assertFalse(runner.finished.is_set())
+            runner.stop()
+            thread.join()
+            self.assertTrue(runner.finished.is_set())
+            self.assertFalse(runner.ready.is_set())
+            self.assertEqual(runner.processed, 1)
+
+    def test_what_can_not_be_imported_anew_goes_on_as_it_is(self):
+        runner = self.start()
+        self.assertTrue(runner.wait_for(tasks.add.enqueue(1, 2), timeout=PATIENCE))
+        with (
+            mock.patch("importlib.reload", side_effect=SyntaxError("broken")) as reload,
+            self.assertRaisesMessage(SyntaxError, "broken"),
+        ):
+            runner.reload()
+        reload.assert_called_once_with(tasks)
+        result = tasks.add.enqueue(3, 4)
+        self.assertTrue(runner.wait_for(result, timeout=PATIENCE))
+        self.assertEqual(result.return_value, 7)
+
+    def test_its_periodic_tasks_may_be_changed_before(self):
+        runner = Runner(interval=0.05)
+        runner.periodic["mine"] = Periodic("1h", task="tests.app.tasks.no_value")
+        thread = threading.Thread(target=runner.run)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(runner.stop)
+        row = eventually(PeriodicTask.objects.first)
+        self.assertEqual((row.name, row.task_path), ("mine", "tests.app.tasks.no_value"))
 
     def test_a_second_one_of_the_same_name_is_refused(self):
         self.start(worker_id="x")

@@ -3,7 +3,6 @@
 import importlib
 import json
 import logging
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -145,7 +144,7 @@ class Executor:
         modules = {path.rpartition(".")[0] for path in list(self._resolved)}
         try:
             for name in sorted(modules):
-                importlib.reload(sys.modules[name])
+                importlib.reload(importlib.import_module(name))
         finally:
             self._resolved.clear()
 

@@ -48,6 +48,12 @@ class ProjectTests(SimpleTestCase):
         self.assertIsNotNone(found, done.stdout)
         self.assertGreater(int(found[1]), 20)
 
+    def test_beside_our_own_apps_and_with_a_schedule_for_cleanup(self):
+        settings = "--settings=myproject.beside"
+        for arguments in (("check", "--fail-level=WARNING"), ("makemigrations", "--check")):
+            done = in_project(*arguments, settings)
+            self.assertEqual(done.returncode, 0, done.stdout)
+
 
 class CleanupTests(WorkerTestCase):
     """In a project whose app is durable_tasks."""

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from django.utils.timezone import get_default_timezone, is_naive, make_naive
 
-from durable_tasks import schedules
+from durable_tasks import clock, schedules
 from durable_tasks.exceptions import ScheduleExhausted
 from durable_tasks.schedules import Crontab, Duration, Every
 
@@ -21,11 +21,12 @@ class Schedule(schedules.Schedule):
         zone."""
         raise NotImplementedError(f"{type(self).__qualname__} must define first().")
 
-    def next(self, after: datetime, until: datetime | None = None) -> datetime:
-        """Return the first time after ``after``, aware if that is.
+    def next(self, after: datetime | None = None, until: datetime | None = None) -> datetime:
+        """Return the first time after ``after``, or from now on; aware if that is.
 
         Raises ``ScheduleExhausted`` if there is none up to and including ``until``.
         """
+        after = clock.now() if after is None else after
         here = get_default_timezone()
         time = self.first(after if is_naive(after) else make_naive(after, here))
         if time is not None and is_naive(time) and not is_naive(after):
