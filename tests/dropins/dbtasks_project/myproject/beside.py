@@ -3,12 +3,12 @@
 import copy
 
 from dbtasks import Periodic
-from myproject import settings
 from myproject.settings import *  # noqa: F403
+from myproject.settings import INSTALLED_APPS, TASKS
 
-INSTALLED_APPS = ["dbtasks", "durable_tasks", "durable_tasks.contrib.serve", *INSTALLED_APPS[1:]]  # noqa: F405
+INSTALLED_APPS = [*INSTALLED_APPS, "durable_tasks", "durable_tasks.contrib.serve"]
 
-TASKS = copy.deepcopy(settings.TASKS)
+TASKS = copy.deepcopy(TASKS)
 TASKS["default"]["OPTIONS"]["periodic"]["dbtasks.runner.cleanup"] = Periodic(
     "~ * * * *", args=[7 * 24 * 3600]
 )

@@ -3,9 +3,7 @@
 import datetime
 import importlib.util
 
-from tests.settings import DATABASES, SECRET_KEY, TIME_ZONE, USE_TZ
-
-__all__ = ["DATABASES", "SECRET_KEY", "TIME_ZONE", "USE_TZ"]
+from tests.settings import DATABASES, SECRET_KEY, TIME_ZONE, USE_TZ  # noqa: F401
 
 INSTALLED_APPS = [
     "dbtasks",
