@@ -80,7 +80,7 @@ class RunnerTests(WorkerTestCase):
         self.assertTrue(runner.empty.wait(PATIENCE))
         result = tasks.hold.enqueue("x")
         held("x")
-        self.assertFalse(runner.empty.is_set())
+        eventually(lambda: not runner.empty.is_set())
         let_go()
         self.assertTrue(runner.wait_for(result, timeout=PATIENCE))
         self.assertTrue(runner.empty.wait(PATIENCE))

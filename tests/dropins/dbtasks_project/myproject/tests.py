@@ -144,7 +144,7 @@ class RunnerTests(TransactionTestCase):
             self.assertTrue(runner.empty.wait(PATIENCE))
             result = hold.enqueue("x")
             held("x")
-            self.assertFalse(runner.empty.is_set())
+            eventually(lambda: not runner.empty.is_set())
             self.assertFalse(runner.wait_for(result, timeout=0.01))
             self.assertFalse(runner.wait(timeout=0.01))
             let_go()
