@@ -93,7 +93,6 @@ class ReadmeTests(WorkerTestCase):
             },
         )
         for options, words in (
-            ((), "Deleted 0 results."),
             (("--min-age-days", "0", "--dry-run"), "Would delete 3 results."),
             (("--min-age-days", "0", "--failed-min-age-days", "1"), "Deleted 2 results."),
             (("--backend", "default", "--queue-name", "*", "--min-age-days=0"), "Deleted 1 "),
