@@ -15,6 +15,8 @@ from django.core.checks import run_checks
 from django.core.management import call_command, get_commands
 from django.test import SimpleTestCase, TestCase, override_settings
 
+from dbtasks.models import ScheduledTask
+from django_tasks_db.models import DBTaskResult
 from durable_tasks import DatabaseBackend
 from durable_tasks.apps import DurableTasksConfig
 from durable_tasks.models import Job
@@ -52,6 +54,8 @@ class OrderTests(TestCase):
                 self.assertIs(apps.get_model("durable_tasks", "Job"), Job)
                 for command in ("db_worker", "taskrunner", "prune_db_task_results"):
                     self.assertEqual(get_commands()[command], "durable_tasks")
+                models = apps.get_models(include_auto_created=True)
+                self.assertFalse({DBTaskResult, ScheduledTask}.intersection(models))
                 self.assertEqual(run_checks(), [])
         get_commands.cache_clear()
 

@@ -11,6 +11,7 @@ from typing import Any
 from unittest import skipUnless
 from uuid import UUID
 
+from django.core.management import call_command
 from django.db import connection
 from django.test import override_settings
 
@@ -93,7 +94,6 @@ class ReadmeTests(WorkerTestCase):
             },
         )
         for options, words in (
-            ((), "Deleted 0 results."),
             (("--min-age-days", "0", "--dry-run"), "Would delete 3 results."),
             (("--min-age-days", "0", "--failed-min-age-days", "1"), "Deleted 2 results."),
             (("--backend", "default", "--queue-name", "*", "--min-age-days=0"), "Deleted 1 "),
@@ -164,6 +164,23 @@ def copied_project() -> Iterator[tuple[Path, WorkerProcess]]:
         command = [sys.executable, "-m", "django", "db_worker", "--no-startup-delay"]
         with running(command, variables, Path(name)) as worker:
             yield folder, worker
+
+
+class CallTests(WorkerTestCase):
+    def test_tests_call_the_commands_in_their_own_process(self) -> None:
+        quiet: dict[str, Any] = {"verbosity": 0, "skip_checks": True}
+        worker = {"batch": True, "startup_delay": False, "reload": False, "interval": 0, **quiet}
+        for backend, queues in (
+            ({}, {}),
+            ({"backend_name": "default"}, {"queue_name": "*", "exclude_queues": "slow"}),
+            ({"backend": "default"}, {"queue_name": "default,other"}),
+        ):
+            result = tasks.add.enqueue(1, 2)
+            call_command("db_worker", max_tasks=1, worker_id="w", **backend, **queues, **worker)
+            self.assertEqual(DBTaskResult.objects.get(pk=result.id).worker_ids, ["w"])
+            ages: dict[str, Any] = {"min_age_days": 0, "failed_min_age_days": 0, "dry_run": False}
+            call_command("prune_db_task_results", queue_name="*", **backend, **ages, **quiet)
+            self.assertFalse(DBTaskResult.objects.exists())
 
 
 class ResultTests(WorkerTestCase):

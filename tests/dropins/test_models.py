@@ -5,6 +5,7 @@ import pickle
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import connection, models
 from django.db.models import Count, Exists, F, Max, OuterRef, Q
 from django.test import TestCase, override_settings
@@ -29,7 +30,7 @@ SCHEDULED_TASK = [
     *("priority", "queue", "backend", "run_after", "delete_after", "periodic", "worker_id"),
     *("worker_ids", "return_value", "exception_path", "traceback"),
 ]
-NEVER = datetime(9999, 1, 1, tzinfo=UTC)
+NEVER = datetime(9999, 1, 1, tzinfo=UTC if settings.USE_TZ else None)
 VALUE_ERROR = "builtins.ValueError"
 
 
@@ -173,6 +174,14 @@ class DBTaskResultTests(RowsTestCase):
         latest = DBTaskResult.objects.exclude(run_after=NEVER).aggregate(latest=Max("run_after"))
         self.assertEqual(latest, {"latest": self.now + timedelta(days=1)})
         self.assertEqual(DBTaskResult.objects.values("status").distinct().count(), 4)
+        by_status = DBTaskResult.objects.aggregate(
+            waiting=Count("pk", filter=Q(status="READY")),
+            ended=Count("pk", filter=Q(status__in=["FAILED", "SUCCESSFUL"])),
+            unknown=Count("pk", filter=Q(status="NONSENSE")),
+        )
+        self.assertEqual(by_status, {"waiting": 4, "ended": 4, "unknown": 0})
+        first = DBTaskResult.objects.all()[:2].aggregate(n=Count("pk"), last=Max("run_after"))
+        self.assertEqual(first, {"n": 2, "last": NEVER})
 
     def test_order(self) -> None:
         # Those that are to run first are first: by priority, then by time.

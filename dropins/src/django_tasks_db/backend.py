@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 from django.db import router
 
 from durable_tasks.backend import DatabaseBackend
-from durable_tasks.results import DurableTaskResult
+from durable_tasks.results import DurableTaskResult as TaskResult
 
 if TYPE_CHECKING:
     from .models import DBTaskResult
 
-__all__ = ["DatabaseBackend"]
+__all__ = ["DatabaseBackend", "TaskResult"]
 
 
-def _db_result(result: DurableTaskResult) -> "DBTaskResult":
+def _db_result(result: TaskResult) -> "DBTaskResult":
     """The row, read anew. Raises ``DBTaskResult.DoesNotExist`` if it was deleted."""
     from durable_tasks.models import Job
 
@@ -23,4 +23,4 @@ def _db_result(result: DurableTaskResult) -> "DBTaskResult":
     return rows.get(pk=result.id)
 
 
-DurableTaskResult.db_result = property(_db_result)  # type: ignore[attr-defined]
+TaskResult.db_result = property(_db_result)  # type: ignore[attr-defined]

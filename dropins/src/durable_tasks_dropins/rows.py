@@ -44,10 +44,14 @@ def column(name: str) -> Any:
     return field
 
 
-def over_job(expression: Any, alias: str | None) -> Any:
-    """Return an expression over Job's fields, resolved; ``alias``: what its table is called."""
-    resolved = expression.resolve_expression(Query(Job))
-    return resolved.relabeled_clone({Job._meta.db_table: alias})
+def resolved(expression: Any) -> Any:
+    """Return an expression over Job's fields with their columns."""
+    return expression.resolve_expression(Query(Job))
+
+
+def at(alias: str | None, expression: Any) -> Any:
+    """Return a resolved expression for a query in which Job's table is called ``alias``."""
+    return expression.relabeled_clone({Job._meta.db_table: alias})
 
 
 class ShownCol(Col):
@@ -56,7 +60,7 @@ class ShownCol(Col):
     target: "Shown"
 
     def as_sql(self, compiler: Any, connection: Any) -> Any:
-        return compiler.compile(over_job(self.target.shows, self.alias))
+        return compiler.compile(at(self.alias, self.target.resolved))
 
 
 class Shown(models.Field):  # type: ignore[type-arg]
@@ -65,6 +69,10 @@ class Shown(models.Field):  # type: ignore[type-arg]
     def __init__(self, *args: Any, shows: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.shows = shows
+
+    @cached_property
+    def resolved(self) -> Any:
+        return resolved(self.shows)
 
     def get_col(self, alias: Any, output_field: Any = None) -> Col:
         return ShownCol(alias, self, output_field)
@@ -143,10 +151,10 @@ _STATUS = Case(
 def with_status(shown: Collection[str]) -> Q:
     """Return the condition on Job's fields that Django calls its status one of these.
 
-    True of all jobs in a status; that is said as a condition on the first column of their index,
-    without which SQLite does not use a partial index for one of several statuses.
+    Beside a status stands what is true of all its jobs, said of the first column of its index:
+    without that, SQLite does not use partial indexes for several statuses at once.
     """
-    true = {
+    always = {
         JobStatus.READY: Q(backend_name__gte=""),
         JobStatus.SCHEDULED: Q(run_at__gte=_time(1900)),
         JobStatus.RUNNING: Q(worker_id__gte=""),
@@ -154,7 +162,7 @@ def with_status(shown: Collection[str]) -> Q:
     condition = Q()
     for status in JobStatus:
         if shown_as(status) in shown:
-            condition |= Q(status=status.value) & true.get(status, Q())
+            condition |= Q(status=status.value) & always.get(status, Q())
     if not condition:
         raise EmptyResultSet
     return condition
@@ -170,7 +178,7 @@ class _StatusLookup:
         if not (isinstance(self.lhs, ShownCol) and self.rhs_is_direct_value()):  # type: ignore[attr-defined]
             return super().as_sql(compiler, connection)  # type: ignore[misc]
         shown = [self.rhs] if isinstance(self.rhs, str) else self.rhs
-        return compiler.compile(over_job(with_status(shown), self.lhs.alias))
+        return compiler.compile(at(self.lhs.alias, resolved(with_status(shown))))
 
 
 @ShownStatus.register_lookup
@@ -323,7 +331,7 @@ class _OverJob:
         self.condition = condition
 
     def resolve_expression(self, query: Query, *args: Any, **kwargs: Any) -> Any:
-        return over_job(self.condition, query.get_initial_alias())
+        return at(query.get_initial_alias(), resolved(self.condition))
 
 
 class JobRow(models.Model):

@@ -195,12 +195,6 @@ class Command(BaseCommand):
     def worker_settings(self, options: dict[str, Any]) -> WorkerSettings:
         """Return what a worker has to know. Raises ``CommandError`` if options contradict."""
         backend = durable_backend(options["backend_name"])
-        if connections[router.db_for_write(Job)].in_atomic_block:
-            raise CommandError(
-                "A worker can't be run inside a transaction: it has connections of its own, which "
-                "don't see what the transaction has written. In a TestCase, use run_tasks() of "
-                "durable_tasks.testing; or make it a TransactionTestCase."
-            )
         names = queue_names(options["queue_name"], "--queue-name")
         excluded = queue_names(options["exclude_queues"], "--exclude-queues", empty=True)
         if excluded is None:
@@ -267,6 +261,13 @@ class Command(BaseCommand):
         lifeline: Lifeline | None = None,
     ) -> None:
         """Run one worker to its end."""
+
+        if connections[router.db_for_write(Job)].in_atomic_block:
+            raise CommandError(
+                "A worker can't be run inside a transaction: it has connections of its own, which "
+                "don't see what the transaction has written. In a TestCase, use run_tasks() of "
+                "durable_tasks.testing; or make it a TransactionTestCase."
+            )
 
         def ready() -> None:
             if memory is not None:
