@@ -103,13 +103,13 @@ def _job(row: OldRow, backend: DatabaseBackend, now: datetime) -> Job:
 
 
 def _arguments(row: OldRow) -> tuple[list[Any], dict[str, Any]]:
-    both = row
-    if "args_kwargs" in row:
-        both = _json(row, "args_kwargs", dict)
-        if not {"args", "kwargs"} <= both.keys():
-            raise BadRow("args_kwargs has not both args and kwargs")
-        return _checked(both, "args", list), _checked(both, "kwargs", dict)
-    return _json(row, "args", list), _json(row, "kwargs", dict)
+    if "args_kwargs" not in row:
+        return _json(row, "args", list), _json(row, "kwargs", dict)
+    both = _json(row, "args_kwargs", dict)
+    args, kwargs = both.get("args"), both.get("kwargs")
+    if not (isinstance(args, list) and isinstance(kwargs, dict)):
+        raise BadRow("args_kwargs has not a list as args and a dict as kwargs")
+    return args, kwargs
 
 
 def _add_runs(job: Job, row: OldRow, now: datetime) -> None:
@@ -206,11 +206,7 @@ def _json(row: OldRow, name: str, kind: type) -> Any:
         value = json.loads(row[name])
     except (TypeError, ValueError, RecursionError) as error:
         raise BadRow(f"{name} is no JSON: {error}") from error
-    return _checked({name: value}, name, kind)
-
-
-def _checked(values: Mapping[str, Any], name: str, kind: type) -> Any:
-    if not isinstance(values[name], kind):
-        raise BadRow(f"{name} is {type(values[name]).__name__}, not {kind.__name__}")
-    dumps(values[name], name)
-    return values[name]
+    if not isinstance(value, kind):
+        raise BadRow(f"{name} is {type(value).__name__}, not {kind.__name__}")
+    dumps(value, name)
+    return value

@@ -1,0 +1,258 @@
+"""What the real packages have stored is adopted, and their results read as they did before."""
+
+import json
+import os
+import subprocess
+import time
+from collections import Counter
+from importlib.metadata import version
+from importlib.util import find_spec
+from unittest import SkipTest, skipIf, skipUnless
+
+from django.db import connection
+from django.db.migrations.recorder import MigrationRecorder
+
+from durable_tasks.compat import task_backends
+from durable_tasks.models import Job
+
+from ..app.models import Effect
+from ..environments import InstallFailed, make_environment
+from ..helpers import (
+    ROOT,
+    WorkerTestCase,
+    eventually,
+    let_go,
+    run_command,
+    running,
+    running_worker,
+)
+from .old import drop_tables
+from .project.results import seen
+
+LONG = bool(os.environ.get("DURABLE_TASKS_LONG"))
+PATIENCE = 900 if LONG else 60
+DRIVE = "tests.adoption.project.drive"
+WORKER_LOST = "durable_tasks.exceptions.WorkerLost"
+
+# How many of each are made: waiting, deferred, running, successful and failed.
+WAITING, DEFERRED, RUNNING, ENDED = (1000, 200, 50, 5000) if LONG else (30, 10, 2, 30)
+# Seconds after which half of the deferred ones are due.
+SOON = 60 if LONG else 4
+
+
+def python_with(requirement):
+    """Return the Python of an environment with a package, and our Django and drivers."""
+    wanted = [f"Django=={version('Django')}", f"psycopg[binary]=={version('psycopg')}"]
+    if find_spec("MySQLdb"):
+        wanted.append(f"mysqlclient=={version('mysqlclient')}")
+    name = requirement.replace("==", "-")
+    try:
+        return make_environment(ROOT / ".venvs" / name, [*wanted, requirement])
+    except InstallFailed as error:
+        if os.environ.get("CI"):
+            raise
+        raise SkipTest(str(error)) from error
+
+
+class Package:
+    """The test of one package. ``backport``: whether it is made for Django's backport."""
+
+    name = ""
+    requirement = ""
+    table = ""
+    backport = False
+
+    def setUp(self):
+        super().setUp()
+        self.python = python_with(self.requirement)
+        known = set(MigrationRecorder.Migration.objects.values_list("app", flat=True))
+        self.addCleanup(drop_tables)
+        self.addCleanup(lambda: MigrationRecorder.Migration.objects.exclude(app__in=known).delete())
+        database = {
+            key: connection.settings_dict[key]
+            for key in ("ENGINE", "NAME", "USER", "PASSWORD", "HOST", "PORT", "OPTIONS")
+        }
+        self.env = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("PYTHON")},
+            "DJANGO_SETTINGS_MODULE": "tests.adoption.project.settings",
+            "OLD_PACKAGE": self.name,
+            "OLD_DATABASES": json.dumps({"default": {**database, "NAME": str(database["NAME"])}}),
+            "OLD_BACKPORT": "1" if self.backport else "",
+        }
+        self.run_theirs("django", "migrate", "-v0")
+
+    def theirs(self, *words):
+        return [str(self.python), "-m", *words]
+
+    def run_theirs(self, *words, given=None):
+        """Run a command in their environment and return what it printed."""
+        done = subprocess.run(
+            self.theirs(*words),
+            cwd=ROOT,
+            env=self.env,
+            input=json.dumps(given),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def enqueue(self, *kinds):
+        """Enqueue with their package; return the ids by key."""
+        return dict(json.loads(self.run_theirs(DRIVE, "enqueue", given=kinds)))
+
+    def rows(self, status):
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT COUNT(*) FROM {self.table} WHERE status = %s", [status])
+            return cursor.fetchone()[0]
+
+    def wait_for(self, status, count):
+        eventually(
+            lambda: self.rows(status) >= count,
+            lambda: f"{count} are {status}; there are {self.rows(status)}",
+            PATIENCE,
+        )
+
+    def test_everything_is_adopted(self):
+        backend = task_backends["default"]
+        began = time.monotonic()
+        history = self.enqueue(
+            ("give", "good", ENDED, {"value": [1, {"é": None}]}, {"priority": 3}, None),
+            ("fail", "bad", ENDED, {}, {"queue_name": "mail"}, None),
+        )
+        self.work_off(2 * ENDED)
+        held = self.enqueue(("hold", "held", RUNNING, {}, {}, None))
+        with running(self.holder(), self.env) as process:
+            self.wait_for("RUNNING", RUNNING)
+            self.see_alive()
+            process.kill()
+        waiting = self.enqueue(("mark", "waiting", WAITING, {}, {"priority": -5}, None))
+        soon = self.enqueue(("mark", "soon", DEFERRED // 2, {}, {}, SOON))
+        later = self.enqueue(("mark", "later", DEFERRED // 2, {}, {"queue_name": "mail"}, 3600))
+        everything = {**history, **held, **waiting, **soon, **later}
+        before = json.loads(self.run_theirs(DRIVE, "show", given=list(everything.values())))
+        self.forget_workers()
+        filled = time.monotonic()
+
+        adopted = run_command("adopt_tasks")
+        self.assertEqual((adopted.returncode, adopted.stderr), (0, ""))
+        self.assertIn(f": {len(everything):,} tasks adopted", adopted.stdout)
+        took = time.monotonic() - filled
+
+        for id in everything.values():
+            old, new = before[id], seen(backend.get_result(id))
+            if old["status"] == "RUNNING":
+                self.assertEqual((new.pop("status"), old.pop("status")), ("READY", "RUNNING"))
+                [(path, _)] = new.pop("errors")
+                self.assertEqual((path, old.pop("errors")), (WORKER_LOST, []))
+            self.assertEqual(new, old)
+        jobs = Counter(Job.objects.values_list("status", flat=True))
+        self.assertEqual((jobs["SUCCESSFUL"], jobs["FAILED"]), (ENDED, ENDED))
+        self.assertEqual(jobs["SCHEDULED"] + jobs["READY"], WAITING + 2 * (DEFERRED // 2) + RUNNING)
+
+        let_go()
+        with running_worker("--queue-name", "*", "--threads", "4") as worker:
+            eventually(
+                lambda: (
+                    not Job.objects.exclude(id__in=later.values())
+                    .exclude(status__in=("SUCCESSFUL", "FAILED"))
+                    .exists()
+                ),
+                "all that is due has ended",
+                PATIENCE,
+            )
+            self.assertEqual(worker.stop(), 0)
+        effects = dict(Effect.objects.exclude(key="go").values_list("key", "at"))
+        self.assertEqual(
+            Counter(Effect.objects.exclude(key="go").values_list("key", flat=True)),
+            Counter([*waiting, *soon, *held]),
+        )
+        for key, id in soon.items():
+            self.assertGreaterEqual(effects[key], Job.objects.get(id=id).run_after)
+        self.assertEqual(
+            set(Job.objects.scheduled().values_list("id", flat=True)),
+            {Job._meta.pk.to_python(id) for id in later.values()},
+        )
+        again = run_command("adopt_tasks")
+        self.assertIn(": 0 tasks adopted", again.stdout)
+        self.assertEqual(Job.objects.count(), len(everything))
+        if LONG:
+            print(
+                f"\n{self.requirement} on {connection.vendor}: {len(everything)} rows made in "
+                f"{filled - began:.0f} s, adopted in {took:.1f} s"
+            )
+
+
+here = skipIf(os.environ.get("DURABLE_TASKS_LEG"), "They are tested with one Python and Django.")
+in_full = skipUnless(LONG, "An older version: in the long form.")
+
+
+@here
+class DjangoTasksDbTests(Package, WorkerTestCase):
+    name = "django-tasks-db"
+    requirement = "django-tasks-db==0.13.0"
+    table = "django_tasks_database_dbtaskresult"
+
+    def work_off(self, count):
+        words = ("--batch", "--no-startup-delay", "--no-reload", "--queue-name", "*")
+        self.run_theirs("django", "db_worker", *words)
+        self.assertEqual(self.rows("SUCCESSFUL") + self.rows("FAILED"), count)
+
+    def holder(self):
+        return self.theirs(DRIVE, "workers", str(RUNNING))
+
+    def see_alive(self):
+        """Nothing in its table tells."""
+
+    def forget_workers(self):
+        """It has none."""
+
+
+@here
+class DjangoDbtasksTests(Package, WorkerTestCase):
+    name = "django-dbtasks"
+    requirement = "django-dbtasks==0.5.0"
+    table = "dbtasks_scheduledtask"
+
+    def runner(self, name, threads):
+        words = ("--worker-id", name, "--workers", str(threads), "--delay", "0.01")
+        return self.theirs("django", "taskrunner", *words)
+
+    def work_off(self, count):
+        with running(self.runner("first", 8), self.env):
+            eventually(
+                lambda: self.rows("SUCCESSFUL") + self.rows("FAILED") >= count,
+                lambda: f"{count} end; {self.rows('READY')} are left",
+                PATIENCE,
+            )
+
+    def holder(self):
+        return self.runner("second", RUNNING)
+
+    def see_alive(self):
+        refused = run_command("adopt_tasks")
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("A taskrunner of django-dbtasks is alive", refused.stderr)
+        self.assertEqual(Job.objects.count(), 0)
+
+    def forget_workers(self):
+        if not LONG:  # as if half a minute had passed
+            with connection.cursor() as cursor:
+                cursor.execute("UPDATE dbtasks_worker SET last_seen = '2020-01-01 00:00:00'")
+
+
+@in_full
+@here
+class OlderDjangoTasksDbTests(DjangoTasksDbTests):
+    requirement = "django-tasks-db==0.12.0"
+    backport = True
+
+
+@in_full
+@here
+class OlderDjangoDbtasksTests(DjangoDbtasksTests):
+    requirement = "django-dbtasks==0.4.0"
+
+    def see_alive(self):
+        """It has no table that tells."""
