@@ -47,5 +47,7 @@ def _run(command: Sequence[str | Path]) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise InstallFailed(f"{command[0]} took more than {INSTALL_SECONDS} s.") from error
+    except OSError as error:
+        raise InstallFailed(f"{command[0]} can't be run: {error}") from error
     if done.returncode:
         raise InstallFailed(f"{command[0]} failed: {(done.stderr or done.stdout).strip()[-1000:]}")

@@ -491,6 +491,28 @@ class AgainTests(AdoptTestCase):
         self.assertNotIn(Adopted._meta.db_table, connection.introspection.table_names())
 
 
+class OutputTests(AdoptTestCase):
+    def test_a_bar_on_a_terminal(self):
+        for number in range(4):
+            result(f"{number}")
+        terminal = StringIO()
+        terminal.isatty = lambda: True
+        call_command("adopt_tasks", batch_size=1, stdout=terminal)
+        shown = terminal.getvalue()
+        self.assertIn("\r[" + "#" * 15 + "." * 15 + "] 2 of 4 rows", shown)
+        self.assertIn("\r[" + "#" * 30 + "] 4 of 4 rows\n", shown)
+
+    def test_silence(self):
+        result()
+        self.assertEqual(adopt("--verbosity", "0"), "")
+        self.assertEqual(Job.objects.count(), 1)
+
+    def test_interrupted(self):
+        result()
+        with mock.patch.object(moving.Adoption, "move", side_effect=KeyboardInterrupt):
+            self.assertIn("run this again", self.refused())
+
+
 class PlaceTests(AdoptTestCase):
     databases = {"default", "other"}
 
