@@ -33,7 +33,15 @@ def start():
         code = 1
         try:
             execute_from_command_line(
-                ["manage.py", "adopt_tasks", "--batch-size", "4", "--verbosity", "0"]
+                [
+                    "manage.py",
+                    "adopt_tasks",
+                    "--batch-size",
+                    "4",
+                    "--verbosity",
+                    "0",
+                    "--skip-checks",
+                ]
             )
             code = 0
         except SystemExit as error:
