@@ -7,7 +7,7 @@ from unittest import mock
 
 from django.core.management import call_command
 from django.core.management.base import CommandError
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
 from django.test import override_settings
 from django.utils import timezone
 
@@ -15,6 +15,7 @@ from durable_tasks.adoption import adopt as moving
 from durable_tasks.adoption import tables
 from durable_tasks.adoption.adopt import Adopted
 from durable_tasks.models import Job
+from durable_tasks.store import store_for
 
 from ..app import tasks
 from ..helpers import effects, from_django, tasks_setting, work
@@ -32,7 +33,12 @@ from .old import (
     tables_in,
 )
 
+
 WORKER_LOST = "durable_tasks.exceptions.WorkerLost"
+
+
+class Conflict(OperationalError):
+    """What ``is_busy()`` is told to take for an ordinary conflict."""
 
 
 def adopt(*arguments):
@@ -478,6 +484,42 @@ class AgainTests(AdoptTestCase):
         self.assertEqual(failures, [])
         self.assertCountEqual(Job.objects.values_list("id", flat=True), [row.id for row in rows])
         self.assertEqual(Adopted.objects.count(), 200)
+
+    def test_a_conflict_with_others_is_tried_again(self):
+        result()
+        genuine, tried = moving.Adoption._in_transaction, []
+
+        def in_transaction(adoption, table, ids):
+            tried.append(ids)
+            report = genuine(adoption, table, ids)
+            if len(tried) < 3:
+                raise Conflict
+            return report
+
+        store = type(store_for(connection))
+        with (
+            mock.patch.object(moving.Adoption, "_in_transaction", in_transaction),
+            mock.patch.object(store, "is_busy", lambda store, error: isinstance(error, Conflict)),
+        ):
+            self.assertIn("0 tasks adopted", adopt())  # the first try was committed after all
+        self.assertEqual((len(tried), Job.objects.count()), (3, 1))
+
+    def test_after_a_fault_the_next_run_goes_on(self):
+        for number in range(4):
+            result(f"{number}")
+        genuine, tried = moving.Adoption._in_transaction, []
+
+        def in_transaction(adoption, table, ids):
+            tried.append(ids)
+            if len(tried) == 3:
+                raise OperationalError("server has gone away")
+            return genuine(adoption, table, ids)
+
+        with mock.patch.object(moving.Adoption, "_in_transaction", in_transaction):
+            message = self.refused("--batch-size", "1")
+        self.assertIn("server has gone away\nWhat was moved stays; run this again", message)
+        self.assertEqual(Job.objects.count(), 2)
+        self.assertIn("2 tasks adopted", adopt())
 
     def test_a_dry_run_changes_nothing(self):
         result("a")
