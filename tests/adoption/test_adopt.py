@@ -33,7 +33,6 @@ from .old import (
     tables_in,
 )
 
-
 WORKER_LOST = "durable_tasks.exceptions.WorkerLost"
 
 
