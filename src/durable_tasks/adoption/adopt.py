@@ -4,6 +4,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import batched
 from typing import ClassVar
@@ -125,7 +126,11 @@ class Adoption:
         for finished in (False, True) if self.finished else (False,):
             ids = table.ids(finished=finished, after=None, limit=self.batch_size)
             while ids:
-                yield self._move_batch(table, ids)
+                new = self._new(ids)
+                report = Report(Counter({Outcome.THERE: len(ids) - len(new)}))
+                if new:
+                    report.add(self._move_batch(table, new))
+                yield report
                 reset_queries()  # with DEBUG, Django keeps them
                 ids = table.ids(finished=finished, after=ids[-1], limit=self.batch_size)
 
@@ -195,25 +200,20 @@ class Adoption:
     def _take(self, table: OldTable, rows: Sequence[OldRow]) -> Report:
         """Insert the jobs that rows become, which are locked where that is possible."""
         report = Report()
-        read = []
-        for row in rows:
-            try:
-                read.append(table.read(row))
-            except Exception as error:
-                report.bad.append(_named(table, row["id"], error))
-        known = self._known([row["id"] for row in read])
+        new = set(self._new([row["id"] for row in rows]))
         now = clock.now()
         jobs = []
-        for row in read:
-            if row["id"] in known:
+        for row in rows:
+            if row["id"] not in new:
                 report.outcomes[Outcome.THERE] += 1
                 continue
             alias = self.backends.get(row["backend_name"], row["backend_name"])
+            backend = self._backend(alias)
             try:
-                backend = self._backend(alias)
                 if not isinstance(backend, DatabaseBackend):  # enqueued since they were checked
                     raise BadRow(f"its backend is {alias!r}")
-                outcome, job = job_of(row, backend=backend, running=self.running, now=now)
+                read = table.read(row)
+                outcome, job = job_of(read, backend=backend, running=self.running, now=now)
             except Exception as error:  # others have stored it: anything may come
                 report.bad.append(_named(table, row["id"], error))
                 continue
@@ -225,8 +225,8 @@ class Adoption:
         return report
 
     def _insert(self, jobs: Sequence[tuple[OldRow, Job]]) -> None:
-        ids = [Adopted(row["id"]) for row, _ in jobs if row["status"] not in ENDED]
-        Adopted.objects.using(self.alias).bulk_create(ids)
+        taken = [Adopted(job.id) for row, job in jobs if row["status"] not in ENDED]
+        Adopted.objects.using(self.alias).bulk_create(taken)
         group: list[Job] = []
         size = 0
         for row, job in jobs:
@@ -240,17 +240,18 @@ class Adoption:
 
     # What was taken before
 
-    def _known(self, ids: Sequence[UUID]) -> set[UUID]:
-        """Return those of these ids that are jobs, or have been."""
-        known: set[UUID] = set()
-        for some in batched(ids, 500):
-            known.update(
-                Job.objects.using(self.alias).filter(id__in=some).values_list("id", flat=True)
-            )
-            if self._remembers:
-                taken = Adopted.objects.using(self.alias).filter(id__in=some)
-                known.update(taken.values_list("id", flat=True))
-        return known
+    def _new(self, ids: Sequence[object]) -> list[object]:
+        """Return those of these ids, as they are stored, that neither are jobs nor have been."""
+        made: dict[object, UUID] = {}
+        for id in ids:
+            with suppress(ValueError):  # of a row that can't be moved
+                made[id] = UUID(str(id))
+        known: set[UUID | None] = set()
+        for model in (Job, Adopted) if self._remembers else (Job,):
+            for some in batched(made.values(), 500):
+                there = model._default_manager.using(self.alias).filter(pk__in=some)
+                known.update(there.values_list("pk", flat=True))
+        return [id for id in ids if made.get(id) not in known]
 
     def _make_memory(self) -> None:
         if self._remembers:
