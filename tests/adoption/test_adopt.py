@@ -283,6 +283,7 @@ class BadRowTests(AdoptTestCase):
             scheduled(task_path="x" * 256).id: "task_path has 256 characters, not 1 to 255",
             scheduled(queue="").id: "queue_name has 0 characters, not 1 to 100",
             scheduled(status="NEW").id: "its status is 'NEW'",
+            scheduled(status="CANCELLED").id: "its status is 'CANCELLED'",
             result(worker_ids=[3]).id: "worker_ids has 3",
             result(worker_ids=["w" * 201]).id: "worker_ids has 'www",
         }

@@ -13,7 +13,7 @@ from ..models import MAX_NAME, MAX_PATH, MAX_WORKER_ID, Job
 from ..results import add_entry, add_error, cut_traceback, dumps, find_task, storable
 from ..statuses import ENDED, JobStatus
 
-# A column of a row, by the name that it has in both packages.
+# A row's columns, by what django-tasks-db calls them if the packages do not agree.
 type OldRow = Mapping[str, Any]
 # What becomes of jobs that were running; None: what becomes of a lost worker's.
 type Running = Literal["retry", "fail"] | None
@@ -49,7 +49,7 @@ def job_of(
     ``backend``: whose job it is to be. ``now``: database time. Raises ``BadRow`` or ``ValueError``.
     """
     status = row["status"]
-    if status not in (JobStatus.READY, JobStatus.RUNNING, *ENDED):
+    if status not in ("READY", "RUNNING", "SUCCESSFUL", "FAILED"):
         raise BadRow(f"its status is {status!r}")
     if status == JobStatus.READY and row.get("periodic"):
         return Outcome.PERIODIC, None

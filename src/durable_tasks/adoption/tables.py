@@ -21,7 +21,7 @@ WORKER_TIMEOUT = 60.0
 # Seconds between two looks at whether a worker renews its row.
 LOOK = 0.5
 
-# What django-dbtasks calls otherwise.
+# What django-dbtasks calls its columns, and what they are called here.
 _NAMES = {
     "queue": "queue_name",
     "backend": "backend_name",
@@ -38,13 +38,15 @@ class CannotAdopt(DurableTasksError):
 
 @dataclass
 class OldTable:
-    """One of the tables. ``columns``: what it has, and what both packages' are called here."""
+    """One of the tables. ``columns``: what it calls its columns, by what they are called here.
+
+    ``drops``: all that can be dropped when this can.
+    """
 
     package: str
     name: str
     store: Store
     columns: dict[str, str]
-    # All that can be dropped when this is.
     drops: tuple[str, ...]
 
     @property
