@@ -1,6 +1,5 @@
 """A contender made ready: its environment, its database, its commands."""
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +8,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from benchmarks.bench import ROOT, Bench, CommandFailed, Started, call, connect, execute, shown
+from benchmarks.bench import Bench, CommandFailed, Started, connect, execute, shown
 from benchmarks.contenders import OURS, PEERS, Contender
+from tests.environments import InstallFailed, make_environment
 from tests.servers import Missing
 
-INSTALL_SECONDS = 240
 SETUP_SECONDS = 90
 # Between two looks whether a worker that does not end by itself is done.
 LOOK = 0.25
@@ -173,18 +172,11 @@ def ensure_environment(bench: Bench, contender: Contender) -> None:
         f"psycopg[binary]=={version('psycopg')}",
         contender.requirement,
     ]
-    stamp = contender.environment / ".ready"
-    made_of = "\n".join([sys.version, *wanted])
-    if stamp.exists() and stamp.read_text() == made_of:
-        return
     began = time.monotonic()
-    print(f"Installing {contender.requirement} in {contender.environment.relative_to(ROOT)}")
-    contender.environment.parent.mkdir(exist_ok=True)
-    base = getattr(sys, "_base_executable", None) or sys.executable
-    call([ROOT / "scripts" / "make-venv", contender.environment, base], timeout=INSTALL_SECONDS)
-    pip = [contender.python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    call([*pip, *wanted], timeout=INSTALL_SECONDS)
-    stamp.write_text(made_of)
+    try:
+        make_environment(contender.environment, wanted)
+    except InstallFailed as error:
+        raise CommandFailed(str(error)) from error
     bench.not_counted(time.monotonic() - began)
 
 

@@ -138,9 +138,15 @@ def class_path(exception: BaseException) -> str:
 def format_traceback(exception: BaseException) -> str:
     """Return the traceback as text, cut in its middle above ``MAX_TRACEBACK`` characters."""
     try:
-        text = storable("".join(traceback.format_exception(exception)))
+        text = "".join(traceback.format_exception(exception))
     except Exception as error:  # an exception whose own methods raise
         text = f"{class_path(exception)}: (can't be printed: {type(error).__name__})\n"
+    return cut_traceback(text)
+
+
+def cut_traceback(text: str) -> str:
+    """Return a traceback as it is stored."""
+    text = storable(text)
     if len(text) <= MAX_TRACEBACK:
         return text
     half = MAX_TRACEBACK // 2
@@ -155,16 +161,38 @@ def add_error(
     attempt: int,
     worker_id: str | None,
     started_at: datetime | None,
-    finished_at: datetime,
+    finished_at: datetime | None,
 ) -> list[dict[str, Any]]:
     """Return the job's errors with one more entry, the first and the last nine kept."""
+    return add_entry(
+        errors,
+        class_path(exception),
+        format_traceback(exception),
+        attempt=attempt,
+        worker_id=worker_id,
+        started_at=started_at,
+        finished_at=finished_at,
+    )
+
+
+def add_entry(
+    errors: list[dict[str, Any]] | None,
+    exception_class_path: str,
+    traceback: str,
+    *,
+    attempt: int,
+    worker_id: str | None,
+    started_at: datetime | None,
+    finished_at: datetime | None,
+) -> list[dict[str, Any]]:
+    """As ``add_error()``, of an exception of which there is only the text."""
     entry = {
         "attempt": attempt,
         "worker_id": worker_id,
         "started_at": started_at and started_at.isoformat(),
-        "finished_at": finished_at.isoformat(),
-        "exception_class_path": class_path(exception),
-        "traceback": format_traceback(exception),
+        "finished_at": finished_at and finished_at.isoformat(),
+        "exception_class_path": exception_class_path,
+        "traceback": traceback,
     }
     errors = [*(errors or ()), entry]
     return errors if len(errors) <= LAST_ERRORS + 1 else [errors[0], *errors[-LAST_ERRORS:]]

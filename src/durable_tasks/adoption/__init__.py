@@ -1,0 +1,1 @@
+"""The rows of django-tasks-db and django-dbtasks become our jobs."""

@@ -1,0 +1,176 @@
+"""The tables of django-tasks-db and django-dbtasks, whatever version made them."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from django.db import connections
+
+from .. import clock
+from ..exceptions import DurableTasksError
+from ..store import Store, store_for
+from .rows import BadRow, OldRow
+
+WORKERS = "dbtasks_worker"
+# A taskrunner renews its row four times in its ``worker_timeout``, which is 60 seconds unless the
+# settings say otherwise: one that was not seen for half of that is gone.
+WORKER_TIMEOUT = 60.0
+# Seconds between two looks at whether a worker renews its row.
+LOOK = 0.5
+
+# What django-dbtasks calls its columns, and what they are called here.
+_NAMES = {
+    "queue": "queue_name",
+    "backend": "backend_name",
+    "exception_path": "exception_class_path",
+}
+_NEEDED = {"id", "status", "task_path", "queue_name", "backend_name", "enqueued_at"}
+_TIMES = ("run_after", "enqueued_at", "started_at", "finished_at", "delete_after")
+_FINISHED = "status IN ('SUCCESSFUL', 'FAILED')"
+
+
+class CannotAdopt(DurableTasksError):
+    """Something is in the way; nothing was moved."""
+
+
+@dataclass
+class OldTable:
+    """One of the tables. ``columns``: what it calls its columns, by what they are called here.
+
+    ``drops``: all that can be dropped when this can.
+    """
+
+    package: str
+    name: str
+    store: Store
+    columns: dict[str, str]
+    drops: tuple[str, ...]
+
+    @property
+    def alias(self) -> str:
+        return self.store.connection.alias
+
+    def counts(self) -> Counter[tuple[str, str]]:
+        """Return how many rows there are of each status and backend."""
+        backend = self._quote("backend_name")
+        rows = self.store.rows(
+            f"SELECT status, {backend}, COUNT(*) FROM {self.name} GROUP BY status, {backend}"
+        )
+        return Counter({(status, name): count for status, name, count in rows})
+
+    def ids(self, *, finished: bool, after: object, limit: int) -> list[object]:
+        """Return the next ids, as they are stored, of rows that have or have not ended."""
+        condition = _FINISHED if finished else f"NOT {_FINISHED}"
+        params: list[object] = [limit]
+        if after is not None:
+            condition += " AND id > %s"
+            params.insert(0, after)
+        rows = self.store.rows(
+            f"SELECT id FROM {self.name} WHERE {condition} ORDER BY id LIMIT %s", params
+        )
+        return [row[0] for row in rows]
+
+    def rows(self, ids: Sequence[object], *, lock: bool) -> list[OldRow]:
+        """Return these rows as the database has them; ``lock``: until the transaction's end."""
+        if not ids:
+            return []
+        columns = ", ".join(map(self._quote, self.columns))
+        locking = (
+            "FOR UPDATE" if lock and self.store.connection.features.has_select_for_update else ""
+        )
+        marks = ",".join(["%s"] * len(ids))
+        rows = self.store.rows(
+            f"SELECT {columns} FROM {self.name} WHERE id IN ({marks}) ORDER BY id {locking}", ids
+        )
+        return [dict(zip(self.columns, row, strict=True)) for row in rows]
+
+    def read(self, row: OldRow) -> OldRow:
+        """Return a row with its id and its times as Python has them. Raises ``ValueError``."""
+        made = {"id": UUID(str(row["id"]))}
+        for name in _TIMES:
+            value = row.get(name)
+            if value is not None:
+                made[name] = self.store.from_time(value)
+                if not isinstance(made[name], datetime):
+                    raise BadRow(f"{name} is {value!r}")
+        return {**row, **made}
+
+    def started_since(self, when: datetime) -> int:
+        """Return how many of the rows a worker has started since then."""
+        if "started_at" not in self.columns:
+            return 0
+        [count] = self.store.row(
+            f"SELECT COUNT(*) FROM {self.name} WHERE started_at >= %s", [self.store.to_time(when)]
+        )
+        return int(count)
+
+    def _quote(self, name: str) -> str:
+        return str(self.store.connection.ops.quote_name(self.columns[name]))
+
+
+def find_tables(alias: str) -> list[OldTable]:
+    """Return those of the tables that this database has. Raises ``CannotAdopt``."""
+    connection = connections[alias]
+    store = store_for(connection)
+    there = set(connection.introspection.table_names())
+    found = []
+    for package, table, *others in (
+        ("django-tasks-db", "django_tasks_database_dbtaskresult"),
+        ("django-dbtasks", "dbtasks_scheduledtask", WORKERS),
+    ):
+        if table not in there:
+            continue
+        with connection.cursor() as cursor:
+            described = connection.introspection.get_table_description(cursor, table)
+        columns = {_NAMES.get(column.name, column.name): column.name for column in described}
+        missing = _NEEDED - columns.keys()
+        if not ("args_kwargs" in columns or {"args", "kwargs"} <= columns.keys()):
+            missing.add("args")
+        if missing:
+            raise CannotAdopt(
+                f"The table {table} has no column {', '.join(sorted(missing))}: it is of a version "
+                f"of {package} that is not known here."
+            )
+        drops = (table, *(other for other in others if other in there))
+        found.append(OldTable(package, table, store, columns, drops))
+    return found
+
+
+def wait_until_gone(table: OldTable, *, gone_after: float, say: Callable[[str], None]) -> None:
+    """Return once none of a table's workers has been seen for ``gone_after`` seconds.
+
+    ``say``: is told once if this has to wait. Raises ``CannotAdopt`` as soon as a worker is seen
+    to renew its row. Where the package keeps no such rows, nothing can be known.
+    """
+    if WORKERS not in table.drops:
+        return
+    first = _last_seen(table.store)
+    until = time.monotonic() + gone_after
+    waits = False
+    while True:
+        seen = _last_seen(table.store)
+        if alive := sorted(id for id, at in seen.items() if first.get(id) != at):
+            raise CannotAdopt(
+                f"A taskrunner of {table.package} is alive: {', '.join(map(repr, alive))}. Stop "
+                "all of them, then run this again. Nothing was moved."
+            )
+        recent = [id for id, at in seen.items() if (clock.now() - at).total_seconds() < gone_after]
+        # A host whose clock is ahead is no reason to wait any longer.
+        if not recent or time.monotonic() > until:
+            return
+        if not waits:
+            names = ", ".join(map(repr, sorted(recent)))
+            say(
+                f"The taskrunner {names} was seen less than {gone_after:.0f} s ago: waiting to see "
+                "whether it is alive ..."
+            )
+        waits = True
+        time.sleep(LOOK)
+
+
+def _last_seen(store: Store) -> dict[str, datetime]:
+    rows = store.rows(f"SELECT id, last_seen FROM {WORKERS}")
+    return {id: store.from_time(at) for id, at in rows}
