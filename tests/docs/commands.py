@@ -12,6 +12,7 @@ from ..helpers import ROOT
 
 # Commands of manage.py that are parsed and not run.
 NOT_RUN = {
+    "remove_stale_contenttypes": "asks before it deletes",
     "runserver": "serves until it is stopped",
     "serve": "serves until it is stopped; tests/contrib runs it",
     "shell": "reads what is typed",

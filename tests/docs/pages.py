@@ -8,8 +8,11 @@ from pathlib import Path
 from ..helpers import ROOT
 
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "example/README.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *(
+        ROOT / f"{name}.md"
+        for name in ("README", "CONTRIBUTING", "example/README", "dropins/README")
+    ),
+    *sorted((ROOT / "docs").glob("**/*.md")),
 ]
 
 FENCE = re.compile(r"( *)```(\w*)(.*)")
