@@ -87,14 +87,13 @@ class PeriodicTests(WorkerTestCase):
     def test_its_arguments_are_values_or_made_at_each_run(self):
         week = int(timedelta(days=7).total_seconds())
         periodic = Periodic("~ * * * *", args=[week], kwargs={"name": lambda: "made now"})
-        with (
-            override_settings(TASKS=tasks_setting(periodic={"tests.app.tasks.echo": periodic})),
-            in_process(),
-        ):
-            row = eventually(PeriodicTask.objects.first)
+        with override_settings(TASKS=tasks_setting(periodic={"tests.app.tasks.echo": periodic})):
+            with in_process():
+                row = eventually(PeriodicTask.objects.first)
             self.assertRegex(row.spec, r"^[1-5]?\d \* \* \* \*$")
             PeriodicTask.objects.update(next_run_at=timezone.now())
-            job = ended(eventually(Job.objects.first))
+            with in_process():
+                job = ended(eventually(Job.objects.first))
         self.assertEqual(job.return_value, {"args": [week], "kwargs": {"name": "made now"}})
 
 
