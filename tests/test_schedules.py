@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import pytest
 from django.test import SimpleTestCase, override_settings
 
 from durable_tasks import Crontab, Duration, Every, Schedule, ScheduleExhausted
 from durable_tasks.schedules import parse_schedule
+
+pytestmark = pytest.mark.any_database
 
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
