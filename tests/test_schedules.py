@@ -173,6 +173,7 @@ ZONES = [
 UNCHANGED = ["Asia/Kolkata", "Pacific/Marquesas", "UTC"]
 
 
+@pytest.mark.any_version
 class ReferenceTests(SimpleTestCase):
     def compare(self, zone: ZoneInfo, walk: Walk, source: random.Random, specs: int) -> int:
         found = 0

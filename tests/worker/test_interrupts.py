@@ -317,6 +317,7 @@ class StuckTests(InterruptTestCase):
         result = self.run_stuck(slow_tasks.async_stuck_at_first)
         self.assertIn("time.sleep", result.job.errors[0]["traceback"])
 
+    @pytest.mark.any_version
     def test_what_does_not_end_beside_it_is_rescued(self):
         other = tasks.hold.enqueue("y")
         with running_worker("--threads", "2", "--shutdown-timeout", "0.5", env=self.ENV) as worker:
@@ -328,6 +329,7 @@ class StuckTests(InterruptTestCase):
         with running_worker():
             self.assertEqual(ended(other).lost, 1)
 
+    @pytest.mark.any_version
     @pytest.mark.any_database
     def test_a_supervisor_replaces_the_process_at_once(self):
         result = slow_tasks.stuck_at_first.enqueue("x")

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
+import pytest
 from django.test import SimpleTestCase
 from django.utils import timezone
 
@@ -261,6 +262,7 @@ class WaitingTests(WorkerTestCase):
             self.assertIsNone(worker.row())
 
 
+@pytest.mark.any_version
 class SuspectTests(WorkerTestCase):
     def test_what_waits_behind_a_long_run_is_left_to_others_and_none_fails(self):
         first, second = tasks.hold.enqueue("x"), tasks.add.enqueue(1, 2)

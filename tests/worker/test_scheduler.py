@@ -5,6 +5,7 @@ import threading
 from datetime import timedelta
 from unittest import mock
 
+import pytest
 from django.db import OperationalError
 from django.utils import timezone
 
@@ -43,6 +44,7 @@ class RealWorkerTests(WorkerTestCase):
         # Stopped, it fires no more.
         self.assertIsNotNone(row().next_run_at)
 
+    @pytest.mark.any_version
     def test_another_worker_goes_on_where_a_killed_one_was(self):
         options = {**EACH_SECOND, "worker_timeout": 2}
         with running_worker(options=options) as first, running_worker(options=options):
@@ -74,6 +76,7 @@ class RealWorkerTests(WorkerTestCase):
         run_worker(options=HOURLY)
         self.assertEqual([job.status for job in Job.objects.all()], ["SUCCESSFUL"])
 
+    @pytest.mark.any_version
     def test_workers_under_a_supervisor_fire_each_time_once(self):
         with running_worker("--processes", "3", options=EACH_SECOND, ready=False) as worker:
             eventually(lambda: effects().count("tick") >= 2, "they fire")
