@@ -89,6 +89,8 @@ def environment(name: str) -> Iterator[tuple[dict[str, str], str]]:
 
 
 def pytest(arguments: list[str], variables: dict[str, str]) -> int:
+    # Hundreds of processes start: each would compile the project anew.
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)
     process = subprocess.Popen([sys.executable, "-m", "pytest", *arguments], env=variables)
     try:
         return process.wait()

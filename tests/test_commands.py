@@ -10,6 +10,7 @@ from functools import partial
 from io import StringIO
 from unittest import mock
 
+import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection
@@ -41,6 +42,7 @@ TWO_KINDS = {
 }
 
 
+@pytest.mark.any_database
 class BadValueTests(SimpleTestCase):
     """Without any database: a bad value is found before one is asked."""
 
@@ -127,6 +129,7 @@ class BadValueTests(SimpleTestCase):
                 call_command(name, backend_name="nope", skip_checks=True)
 
 
+@pytest.mark.any_database
 class ValueTests(SimpleTestCase):
     def test_good_values_are_parsed(self):
         self.assertEqual([db_worker.seconds(text) for text in ("0", "0.5", "3")], [0.0, 0.5, 3.0])
@@ -184,6 +187,7 @@ class WorkerCommandTests(WorkerTestCase):
         ):
             self.assertEqual(done.stderr.count(line), 1, done.stderr)
 
+    @pytest.mark.any_database
     def test_verbosity_says_how_much_is_shown(self):
         tasks.add.enqueue(1, 2)
         self.assertIn("tests.app.tasks.add ended well", run_worker("-v", "2").stderr)
@@ -200,6 +204,7 @@ class WorkerCommandTests(WorkerTestCase):
         run_worker("--queue-name", "c,default")
         self.assertEqual(set(Job.objects.values_list("status", flat=True)), {"SUCCESSFUL"})
 
+    @pytest.mark.any_database
     def test_reload_does_not_go_with_batch_and_says_so(self):
         result = tasks.add.enqueue(1, 2)
         done = run_worker("--reload")
@@ -221,6 +226,7 @@ class WorkerCommandTests(WorkerTestCase):
                 return worker.wait(timeout=6)
         raise AssertionError("It does not end.")
 
+    @pytest.mark.any_database
     def test_a_reloading_worker_waits_for_broken_code_to_be_mended(self):
         broken, waits = "def broken(", "Waiting for a change of the code.\n"
         with site(0) as made:

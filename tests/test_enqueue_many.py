@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from durable_tasks import DatabaseBackend, NotSerializable
 from durable_tasks.compat import EXPRESSION_IDS, InvalidTask, task_backends, task_enqueued
 from durable_tasks.models import Job
-from durable_tasks.store.base import INSERT_CHUNK
+from durable_tasks.store.inserting import INSERT_CHUNK
 
 from .app import tasks
 from .helpers import WorkerTestCase, heard, tasks_setting, work

@@ -4,9 +4,12 @@ import os
 import subprocess
 import sys
 
+import pytest
 from django.test import SimpleTestCase
 
 from .helpers import PATIENCE, ROOT
+
+pytestmark = pytest.mark.any_database
 
 
 class ExampleTests(SimpleTestCase):

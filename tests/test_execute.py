@@ -6,6 +6,7 @@ import uuid
 from datetime import timedelta
 from unittest import mock
 
+import pytest
 from django.test import SimpleTestCase
 from django.utils import timezone
 
@@ -14,6 +15,8 @@ from durable_tasks.options import Options
 from durable_tasks.store import Claim
 
 from .app import tasks
+
+pytestmark = pytest.mark.any_database
 
 NOW = timezone.now().replace(microsecond=0)
 

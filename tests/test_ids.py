@@ -4,12 +4,15 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
+import pytest
 from django.db.models import Value
 from django.test import SimpleTestCase
 
 from durable_tasks.compat import EXPRESSION_IDS
 from durable_tasks.exceptions import DurableTasksError
 from durable_tasks.ids import checked_id, uuid7
+
+pytestmark = pytest.mark.any_database
 
 
 class Uuid7Tests(SimpleTestCase):

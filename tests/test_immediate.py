@@ -4,6 +4,7 @@ import logging
 import os
 from datetime import timedelta
 
+import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, connections, transaction
 from django.test import TestCase, override_settings
@@ -318,6 +319,7 @@ class InsideTests(EndingsContract, TestCase):
         self.assertEqual((result.status, result.attempts), (TaskResultStatus.SUCCESSFUL, 2))
 
 
+@pytest.mark.any_database
 @immediate
 class NoWorkerTests(WorkerTestCase):
     def test_no_worker_starts(self):

@@ -9,6 +9,7 @@ from django.test import TestCase, TransactionTestCase
 
 from durable_tasks.models import Job, PartialIndex
 from durable_tasks.statuses import ENDED, JobStatus
+from tests.helpers import WorkerTestCase
 from tests.store.jobs import make_jobs
 
 READY = ["backend_name", "queue_name", "priority", "run_at", "id"]
@@ -91,6 +92,8 @@ if PARTIAL:
 
 
 class IndexChangeTests(TransactionTestCase):
+    available_apps = WorkerTestCase.available_apps
+
     def test_each_index_can_be_removed_and_added_again(self) -> None:
         before = indexes()
         for index in Job._meta.indexes:
@@ -105,6 +108,8 @@ class IndexChangeTests(TransactionTestCase):
 
 class FallbackTests(TransactionTestCase):
     """What is sent to a database without partial indexes; here it is only collected."""
+
+    available_apps = WorkerTestCase.available_apps
 
     def sql(self, index: PartialIndex) -> list[str]:
         features = connection.features

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 from unittest import mock
 
+import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Func
 from django.test import SimpleTestCase
@@ -12,6 +13,8 @@ from durable_tasks import Periodic
 from durable_tasks.compat import EXPRESSION_IDS
 from durable_tasks.ids import uuid7
 from durable_tasks.options import parse_options
+
+pytestmark = pytest.mark.any_database
 
 WHERE = 'TASKS["default"]["OPTIONS"]'
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
+import pytest
 from django.test import SimpleTestCase
 from django.utils import timezone
 
@@ -22,6 +23,8 @@ from durable_tasks.results import (
 )
 
 from .app.models import Effect
+
+pytestmark = pytest.mark.any_database
 
 nan, inf = math.nan, math.inf
 

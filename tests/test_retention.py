@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 from unittest import mock
 
+import pytest
 from django.test import SimpleTestCase, override_settings
 
 from durable_tasks import task
@@ -14,6 +15,8 @@ from durable_tasks.retention import Retention, Rule, retain_by_path, retain_of
 
 from .app import tasks
 from .helpers import tasks_setting
+
+pytestmark = pytest.mark.any_database
 
 DAY = timedelta(days=1)
 ADD = "tests.app.tasks.add"

@@ -4,10 +4,13 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from django.test import SimpleTestCase
 
 from durable_tasks import Retry, exponential, fixed, steps
 from durable_tasks.retry import LONGEST, Policy, seconds_of
+
+pytestmark = pytest.mark.any_database
 
 
 def after(failures: int, lost: int = 0) -> Any:

@@ -4,6 +4,7 @@ import subprocess
 import threading
 from unittest import mock
 
+import pytest
 from django.test import override_settings
 
 from durable_tasks import Periodic, Runner, WorkerIdInUse
@@ -151,6 +152,7 @@ class TaskrunnerTests(WorkerTestCase):
         self.assertEqual(process.wait(PATIENCE), 0)
         self.assertEqual(result.job.status, "SUCCESSFUL")
 
+    @pytest.mark.any_database
     def test_bad_values_are_one_line(self):
         for arguments, text in (
             (["-w", "0"], "must be a whole number above 0"),

@@ -17,10 +17,13 @@ from typing import Any
 from unittest import mock
 from zoneinfo import ZoneInfo
 
+import pytest
 from django.test import SimpleTestCase, override_settings
 
 from durable_tasks import Crontab, Duration, Every, Schedule, ScheduleExhausted
 from durable_tasks.schedules import parse_schedule
+
+pytestmark = pytest.mark.any_database
 
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
@@ -171,6 +174,7 @@ ZONES = [
 UNCHANGED = ["Asia/Kolkata", "Pacific/Marquesas", "UTC"]
 
 
+@pytest.mark.any_version
 class ReferenceTests(SimpleTestCase):
     def compare(self, zone: ZoneInfo, walk: Walk, source: random.Random, specs: int) -> int:
         found = 0

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from unittest import SkipTest
 
+import pytest
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, transaction
@@ -808,6 +809,7 @@ class TimeMachineWithRunnerTests(RunnerTestCase):
         self.assertGreater(result.started_at, tomorrow)
 
 
+@pytest.mark.any_database
 class InMemoryTests(TestCase):
     """SQLite in memory, in a test run of its own."""
 
@@ -830,6 +832,7 @@ class InMemoryTests(TestCase):
         self.assertIn("\nRan 100 tests", self.run_tests("tests.memory.hundred"))
 
 
+@pytest.mark.any_database
 class PytestPluginTests(TestCase):
     def pytest(self, *arguments, **variables):
         return subprocess.run(

@@ -366,6 +366,7 @@ class NotifiedTests(ListeningTestCase):
             workers[1].kill()
             self.assertEqual(ended()[0].status, TaskResultStatus.FAILED)
 
+    @mock.patch("durable_tasks.store.waits.LINGER", 0.1)
     def test_nobody_listens_once_nobody_waits(self):
         with running_worker("-v2") as worker:
             result = tasks.hold.enqueue("x")

@@ -15,6 +15,8 @@ from durable_tasks.models import Job, PeriodicTask
 from durable_tasks.schedules import Crontab, Every, Schedule
 from durable_tasks.timetable import MAX_CATCH_UP, due_times, entry_of, next_time
 
+from ..helpers import WorkerTestCase
+
 ECHO = "tests.app.tasks.echo"
 # Before now, so that jobs are due; on the hour.
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -68,6 +70,8 @@ class Once(Schedule):
 
 
 class TimetableTestCase(TransactionTestCase):
+    available_apps = WorkerTestCase.available_apps
+
     def timetable(self, periodic=None, **more):
         periodic = {**(periodic or {}), **more}
         return Timetable("default", {name: Periodic.of(spec) for name, spec in periodic.items()})

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import skipUnless
 
+import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import SimpleTestCase
 
@@ -23,6 +24,7 @@ from .project import may_expect, site
 UWSGI = shutil.which("uwsgi", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
+@pytest.mark.any_database
 class SettingsTests(SimpleTestCase):
     def test_without_variables_it_serves_every_queue(self):
         settings = settings_from({}, 1)
@@ -125,6 +127,7 @@ class MuleTests(WorkerTestCase):
             self.assert_ended_well(result)
             self.assertFalse(Worker.objects.exists())
 
+    @pytest.mark.any_database
     def test_ctrl_c_lets_what_runs_end(self):
         with self.running("--die-on-term") as (_, server):
             result = self.holds("x")
@@ -146,6 +149,7 @@ class MuleTests(WorkerTestCase):
             self.assertEqual(server.stop(), 0)
             self.assertFalse(Worker.objects.exists())
 
+    @pytest.mark.any_database
     def test_what_is_wrong_is_said_and_does_not_keep_uwsgi_from_stopping(self):
         with self.running("--die-on-term", ready=False, DURABLE_TASKS_THREADS="many") as (
             _,

@@ -11,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 from unittest import mock, skipUnless
 
+import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from django.test import SimpleTestCase, override_settings
@@ -35,6 +36,7 @@ needs_granian = skipUnless(
 )
 
 
+@pytest.mark.any_database
 class ValueTests(SimpleTestCase):
     def test_addresses_are_those_of_runserver(self):
         for text, parsed in (
@@ -160,6 +162,7 @@ class ValueTests(SimpleTestCase):
             path_of(asgi=True)
 
 
+@pytest.mark.any_database
 class BesideTests(SimpleTestCase):
     """The worker beside the site, without either."""
 
@@ -324,6 +327,7 @@ class ServeTests(WorkerTestCase):
         yield [int(effect.worker) for effect in Effect.objects.all()]
         request.join()
 
+    @pytest.mark.any_database
     def test_nor_do_a_task_and_a_request_that_take_longer(self):
         with (
             self.serving(DURABLE_TASKS_TEST_SERVE_GRACE="1") as (made, server),
@@ -336,6 +340,7 @@ class ServeTests(WorkerTestCase):
                 eventually(lambda pid=pid: not process_start(pid), "the process ends")
             self.assertIn("what runs did not end within 1 s", server.output())
 
+    @pytest.mark.any_database
     def test_a_second_signal_ends_them_at_once(self):
         with (
             # Not what ends them.
@@ -350,6 +355,7 @@ class ServeTests(WorkerTestCase):
                 eventually(lambda pid=pid: not process_start(pid), "the process ends")
             self.assertIn("The tasks are stopped at once", server.output())
 
+    @pytest.mark.any_database
     def test_a_terminal_that_is_closed_ends_a_server_that_reloads(self):
         with self.serving("--reload") as (made, server):
             self.assertEqual(self.ran(made), "one")
@@ -358,6 +364,7 @@ class ServeTests(WorkerTestCase):
             self.assertFalse(Worker.objects.exists())
             self.assertTrue(made.is_closed())
 
+    @pytest.mark.any_database
     def test_with_asgi(self):
         with self.serving("--asgi", "--workers", "2") as (made, server):
             self.assert_looks_right(made)
@@ -366,6 +373,7 @@ class ServeTests(WorkerTestCase):
             self.assertFalse(Worker.objects.exists())
             self.assertNotIn("Lifespan", server.output())
 
+    @pytest.mark.any_database
     def test_a_change_reaches_both(self):
         with self.serving("--reload") as (made, server):
             self.assert_says(made, "one")

@@ -3,11 +3,14 @@
 import re
 from pathlib import Path
 
+import pytest
 from django.test import SimpleTestCase
 
 from durable_tasks.statuses import ENDED, MOVES
 
 from ..helpers import ROOT
+
+pytestmark = pytest.mark.any_database
 
 PAGE = ROOT / "docs" / "what-happens.md"
 

@@ -27,7 +27,7 @@ from durable_tasks.results import dumps, find_task
 from durable_tasks.retention import Retention, Rule
 from durable_tasks.statuses import ENDED, JobStatus
 from durable_tasks.store import Claim, Finish, NewJob, Queues, store_for
-from durable_tasks.store.base import INSERT_CHUNK
+from durable_tasks.store.inserting import INSERT_CHUNK
 from durable_tasks.store.messages import (
     FAILED,
     MAX_BATCH,

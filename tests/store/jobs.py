@@ -18,6 +18,8 @@ from durable_tasks.models import Job
 from durable_tasks.store import Claim, Exchange, Finish, NewJob, Queues, Store, store_for
 from durable_tasks.store import own_connection as make_own_connection
 
+from ..helpers import WorkerTestCase
+
 NOBODY = Queues("", ())
 
 
@@ -104,6 +106,8 @@ def rescued(claim: Claim, *, again: bool = True) -> Finish:
 
 class StoreTestCase(TransactionTestCase):
     """Gives ``self.store``: a store on a connection of its own, as a worker has it."""
+
+    available_apps = WorkerTestCase.available_apps
 
     store: Store
 

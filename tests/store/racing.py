@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 from uuid import UUID
 
+import pytest
 from django.db import connection
 from django.utils import timezone
 
@@ -22,6 +23,7 @@ JOBS = 2000
 QUEUES = ("a", "b", "c", "d", "e")
 
 
+@pytest.mark.any_version
 class RaceContract(StoreTestCase):
     def make_jobs(self) -> list[Job]:
         """Insert 2,000 jobs over five queues, of mixed priorities and due times."""

@@ -6,6 +6,8 @@ import signal
 from collections import Counter
 from contextlib import ExitStack
 
+import pytest
+
 from durable_tasks.compat import task_backends
 from durable_tasks.models import Job, Worker
 
@@ -33,6 +35,7 @@ def fill(jobs):
     )
 
 
+@pytest.mark.any_version
 class DrainTests(WorkerTestCase):
     def assert_each_ran_once(self, jobs):
         self.assertEqual(

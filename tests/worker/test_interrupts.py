@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
+import pytest
 from django.db import OperationalError, connection
 from django.test import override_settings, skipUnlessDBFeature
 
@@ -307,13 +308,16 @@ class StuckTests(InterruptTestCase):
         self.assertEqual((job.status, job.attempts, job.lost), ("SUCCESSFUL", 2, 0))
         self.assertEqual(effects("x"), ["x begins", "x begins"])
 
+    @pytest.mark.any_database
     def test_a_task_that_catches_everything(self):
         self.run_stuck(slow_tasks.catch_all, status="FAILED")
 
+    @pytest.mark.any_database
     def test_a_coroutine_that_blocks_its_loop(self):
         result = self.run_stuck(slow_tasks.async_stuck_at_first)
         self.assertIn("time.sleep", result.job.errors[0]["traceback"])
 
+    @pytest.mark.any_version
     def test_what_does_not_end_beside_it_is_rescued(self):
         other = tasks.hold.enqueue("y")
         with running_worker("--threads", "2", "--shutdown-timeout", "0.5", env=self.ENV) as worker:
@@ -325,6 +329,8 @@ class StuckTests(InterruptTestCase):
         with running_worker():
             self.assertEqual(ended(other).lost, 1)
 
+    @pytest.mark.any_version
+    @pytest.mark.any_database
     def test_a_supervisor_replaces_the_process_at_once(self):
         result = slow_tasks.stuck_at_first.enqueue("x")
         with running_worker(
@@ -336,6 +342,7 @@ class StuckTests(InterruptTestCase):
             self.assertEqual(supervisor.stop(), 0)
         self.assertEqual((job.status, job.attempts, job.lost), ("SUCCESSFUL", 2, 0))
 
+    @pytest.mark.any_database
     def test_in_a_process_that_is_not_ours_it_is_waited_for(self):
         result = slow_tasks.sleep.enqueue(1)
         with (

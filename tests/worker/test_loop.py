@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
+import pytest
 from django.test import SimpleTestCase
 from django.utils import timezone
 
@@ -261,6 +262,7 @@ class WaitingTests(WorkerTestCase):
             self.assertIsNone(worker.row())
 
 
+@pytest.mark.any_version
 class SuspectTests(WorkerTestCase):
     def test_what_waits_behind_a_long_run_is_left_to_others_and_none_fails(self):
         first, second = tasks.hold.enqueue("x"), tasks.add.enqueue(1, 2)
@@ -268,7 +270,7 @@ class SuspectTests(WorkerTestCase):
         with running_worker("--threads", "4") as worker:
             held("x")
             eventually(lambda: second.job.status == "SCHEDULED", "it is given back")
-            eventually(lambda: second.job.lease > 3, "it was claimed again")
+            eventually(lambda: second.job.lease > 2, "it was claimed again")
             let_go()
             for result in (first, second):
                 self.assertEqual((ended(result).status, result.job.lost), ("SUCCESSFUL", 2))

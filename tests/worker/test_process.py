@@ -10,12 +10,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest import skipUnless
 
+import pytest
 from django.test import SimpleTestCase
 
 from durable_tasks.store.registry import WorkerRow
 from durable_tasks.worker.process import is_gone, is_running, process_start, this_host
 
 from ..helpers import eventually
+
+pytestmark = pytest.mark.any_database
 
 
 def row_for(pid):

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from unittest import mock
 
+import pytest
 from django.db import DatabaseError
 from django.test import override_settings
 from django.utils import timezone
@@ -160,6 +161,7 @@ class PruneTests(WorkerTestCase):
             self.assertEqual(ended(running).status, "SUCCESSFUL")
             self.assertEqual(worker.stop(), 0)
 
+    @pytest.mark.any_version
     def test_two_workers_share_it_while_they_work(self):
         self.make_rows(5000, delete_after=timezone.now() - DAY)
         with running_worker(env=SOON) as one, running_worker(env=SOON) as other:

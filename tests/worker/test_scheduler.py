@@ -5,6 +5,7 @@ import threading
 from datetime import timedelta
 from unittest import mock
 
+import pytest
 from django.db import OperationalError
 from django.utils import timezone
 
@@ -33,7 +34,7 @@ def due_now():
 class RealWorkerTests(WorkerTestCase):
     def test_a_worker_fires_and_runs_what_is_due(self):
         with running_worker(options=EACH_SECOND) as worker:
-            eventually(lambda: effects().count("tick") >= 3, "it runs each second")
+            eventually(lambda: effects().count("tick") >= 2, "it runs each second")
             self.assertEqual(worker.stop(), 0)
         jobs = Job.objects.filter(schedule="tick")
         self.assertTrue(
@@ -43,13 +44,14 @@ class RealWorkerTests(WorkerTestCase):
         # Stopped, it fires no more.
         self.assertIsNotNone(row().next_run_at)
 
+    @pytest.mark.any_version
     def test_another_worker_goes_on_where_a_killed_one_was(self):
         options = {**EACH_SECOND, "worker_timeout": 2}
         with running_worker(options=options) as first, running_worker(options=options):
-            eventually(lambda: Job.objects.count() >= 2, "they fire")
+            eventually(lambda: Job.objects.count() >= 1, "they fire")
             first.kill()
             before = Job.objects.count()
-            eventually(lambda: Job.objects.count() >= before + 3, "the other one fires")
+            eventually(lambda: Job.objects.count() >= before + 2, "the other one fires")
         times = list(Job.objects.order_by("run_after").values_list("run_after", flat=True))
         self.assertEqual(len(set(times)), len(times))
 
@@ -74,9 +76,10 @@ class RealWorkerTests(WorkerTestCase):
         run_worker(options=HOURLY)
         self.assertEqual([job.status for job in Job.objects.all()], ["SUCCESSFUL"])
 
+    @pytest.mark.any_version
     def test_workers_under_a_supervisor_fire_each_time_once(self):
         with running_worker("--processes", "3", options=EACH_SECOND, ready=False) as worker:
-            eventually(lambda: effects().count("tick") >= 3, "they fire")
+            eventually(lambda: effects().count("tick") >= 2, "they fire")
             worker.send_signal(signal.SIGTERM)
             self.assertEqual(worker.wait(), 0)
         times = list(Job.objects.order_by("run_after").values_list("run_after", flat=True))

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
+import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection
@@ -44,6 +45,7 @@ NEVER = {"worker_timeout": 3600}
 TWO = ("--processes", "2", "--worker-id", "w")
 
 
+@pytest.mark.any_database
 class RestartTests(SimpleTestCase):
     def setUp(self):
         self.restarts = Restarts()
@@ -106,6 +108,7 @@ class RestartTests(SimpleTestCase):
         self.assertEqual(code, GAVE_UP)
 
 
+@pytest.mark.any_database
 class PartTests(SimpleTestCase):
     def test_an_end_is_told_in_words(self):
         self.assertEqual(how_it_ended(RENEW), "has reached its limit")
@@ -178,6 +181,7 @@ class SupervisorTests(SupervisedTestCase):
             for text in ("Worker w-1 has stopped.", "Supervisor w has stopped."):
                 self.assertEqual(supervisor.output().count(text), 1, supervisor.output())
 
+    @pytest.mark.any_database
     def test_without_a_name_the_workers_have_one_in_common(self):
         with running_worker("--processes", "2", options=NEVER, ready=False) as supervisor:
             eventually(lambda: len(self.workers()) == 2, "the workers start")
@@ -233,6 +237,7 @@ class SupervisorTests(SupervisedTestCase):
             self.assertEqual(result.job.status, "SUCCESSFUL")
             self.assertFalse(Worker.objects.exists())
 
+    @pytest.mark.any_database
     def test_a_task_does_not_see_the_socket_to_the_supervisor(self):
         with self.running() as supervisor:
             self.assertEqual(ended(tasks.read_standard_input.enqueue()).return_value, "")
@@ -261,6 +266,7 @@ class StopTests(SupervisedTestCase):
                 self.assertEqual((result.job.status, result.job.attempts), ("SUCCESSFUL", 1))
                 self.assertFalse(Worker.objects.exists())
 
+    @pytest.mark.any_database
     def test_a_signal_to_all_processes_is_not_counted_twice(self):
         with self.running() as supervisor:
             result = tasks.hold.enqueue("x")
@@ -274,6 +280,7 @@ class StopTests(SupervisedTestCase):
             self.assertEqual((result.job.status, effects("done")), ("SUCCESSFUL", ["done x"]))
             self.assertNotIn("Stopped at once", supervisor.output())
 
+    @pytest.mark.any_database
     def test_a_signal_to_all_processes_interrupts_no_start(self):
         with running_worker(*TWO, options=NEVER, ready=False) as supervisor:
             supervisor.says("Supervisor w starts 2 workers.")
@@ -307,11 +314,13 @@ class StopTests(SupervisedTestCase):
         run_worker()
         self.assertEqual((result.job.status, result.job.lost), ("SUCCESSFUL", 1))
 
+    @pytest.mark.any_database
     def test_a_worker_that_ends_in_time_is_not_cut_short(self):
         with self.running("--shutdown-timeout", "3600") as supervisor:
             self.assertEqual(ended(tasks.add.enqueue(1, 2)).return_value, 3)
             self.assertEqual(supervisor.stop(), 0)
 
+    @pytest.mark.any_database
     def test_workers_are_stopped_after_their_time_even_if_they_do_not_hear(self):
         with self.running("--shutdown-timeout", "0.2") as supervisor:
             result = tasks.hold.enqueue("x")
@@ -338,6 +347,7 @@ class LimitTests(SupervisedTestCase):
         self.assertGreaterEqual(done.stderr.count("has reached its limit; starting it again"), 2)
         self.assertNotIn("again in", done.stderr)
 
+    @pytest.mark.any_database
     def test_a_process_that_takes_too_much_memory_is_renewed_once_its_jobs_have_ended(self):
         with self.running("--max-memory", "250") as supervisor:
             first = self.workers()
@@ -353,6 +363,7 @@ class LimitTests(SupervisedTestCase):
             supervisor.says(f"Worker {name} (process {first[name]}) has reached its limit; start")
             self.assertEqual(supervisor.stop(), 0)
 
+    @pytest.mark.any_database
     def test_one_process_alone_ends_at_its_limits_with_a_code_that_says_so(self):
         tasks.add.enqueue(1, 2)
         with running_worker("--max-tasks-per-process", "1", ready=False) as worker:
@@ -398,6 +409,7 @@ class FailureTests(SupervisedTestCase):
         with connection.cursor() as cursor:
             cursor.execute(f"DROP DATABASE {name}")
 
+    @pytest.mark.any_database
     def test_a_limit_that_no_worker_can_keep_is_said_once(self):
         self.assert_fails_once("--max-memory 1 is too low: a worker takes", "--max-memory", "1")
 
@@ -407,6 +419,7 @@ class FailureTests(SupervisedTestCase):
             self.assertIn(f"worker 'w-2' (process {other.pid} on ", done.stderr)
             self.assertEqual(self.workers(), {"w-2": other.pid})
 
+    @pytest.mark.any_database
     def test_workers_that_die_at_every_start_are_given_up(self):
         path = f"{Deadly.__module__}.{Deadly.__qualname__}"
         with running_worker(
@@ -429,6 +442,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.any_database
 class StartTests(SupervisedTestCase):
     """However it is started, its workers are started in the same way."""
 

@@ -5,7 +5,8 @@ from functools import cache
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..retention import Retention
-from .base import Store, StoreNotSupported
+from .base import Store
+from .database import StoreNotSupported
 from .messages import Claim, Exchange, Finish, NewJob, Peek, Queues
 
 __all__ = [

@@ -7,7 +7,8 @@ from typing import Any
 
 from django.db import OperationalError
 
-from .base import TABLE, Store, marks
+from .base import Store
+from .database import TABLE, marks
 from .messages import MAX_BATCH, Claim, Finish, Queues, by_ending
 
 # Columns without a default, with a value that an INSERT accepts for each.

@@ -12,8 +12,10 @@ from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
-from .base import CHANNEL, TABLE, Part, Store
+from .base import CHANNEL, Store
 from .binary import COPY_END, COPY_HEAD, array, copy_row, register
+from .claiming import Part
+from .database import TABLE
 from .heads import Head
 from .messages import (
     CLAIM_COLUMNS,

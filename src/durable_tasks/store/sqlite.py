@@ -9,7 +9,8 @@ from uuid import UUID
 
 from django.db import OperationalError
 
-from .base import TABLE, Store, marks
+from .base import Store
+from .database import TABLE, marks
 from .messages import MAX_BATCH, Claim, Finish, LockedJob, Peek, Queues, by_ending
 
 # Seconds between two looks at whether the file has changed, for so long after work and later.
