@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from dbtasks.models import ScheduledTask
 from django_tasks_db.models import DBTaskResult
 from durable_tasks import DatabaseBackend
 from durable_tasks.apps import DurableTasksConfig
+from durable_tasks.management.commands.db_worker import set_up_logging
 from durable_tasks.models import Job
 from tests.app import tasks
 from tests.helpers import ROOT, tasks_setting
@@ -117,6 +119,13 @@ class LoggerTests(SimpleTestCase):
         for (names, loggers, lines), text in zip(cases, shown, strict=False):
             with self.subTest(apps=names, loggers=loggers):
                 self.assertEqual(text.splitlines(), lines)
+
+    def test_a_worker_is_heard_after_a_second_setup_of_django(self) -> None:
+        engine = logging.getLogger("durable_tasks")
+        engine.disabled = True  # as by Django's LOGGING, which knows the other loggers
+        self.addCleanup(setattr, engine, "disabled", False)
+        set_up_logging(verbosity=1)
+        self.assertTrue(engine.isEnabledFor(logging.WARNING))
 
     def logging(self, loggers: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -92,13 +92,13 @@ class BackportTests(ChecksTestCase):
 
     @skipUnless(HAS_TASKS, "Django 6.0")
     def test_tasks_that_nobody_has_imported_yet_are_found(self) -> None:
-        self.write("shop/__init__.py", "")
-        self.write("shop/tasks.py", "from django_tasks import task")
+        self.write("unseen/__init__.py", "")
+        self.write("unseen/tasks.py", "from django_tasks import task")
         self.write("broken/__init__.py", "")
         self.write("broken/tasks.py", "1 / 0")
-        with self.settings(INSTALLED_APPS=["broken", "shop"]):
+        with self.settings(INSTALLED_APPS=["broken", "unseen"]):
             [warning] = checks.check_backport()
-        self.assertIn("Django 5.2: shop.tasks.", warning.msg)
+        self.assertIn("Django 5.2: unseen.tasks.", warning.msg)
 
     @skipIf(HAS_TASKS, "Django 5.2")
     def test_on_django_52_tasks_come_from_it(self) -> None:

@@ -1,5 +1,6 @@
 import sqlite3
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from django.utils import timezone
 
 from durable_tasks.models import Job
 from durable_tasks.store import Store, own_connection, store_for
+from durable_tasks.store.sqlite import SQLiteStore
 
 from . import contract, plans, racing
 from .jobs import StoreTestCase, make_jobs, succeeded
@@ -106,6 +108,31 @@ class WriteLockTests(StoreTestCase):
         self.store.retry_for = 0  # type: ignore[misc]
         self.assertEqual(self.store.promote(timezone.now()), 0)
         self.assertEqual(Job.objects.scheduled().count(), 1)
+
+
+class WithoutWalTests(SimpleTestCase):
+    databases = {"default"}
+
+    def test_what_a_worker_reads_at_its_start_waits_for_writers(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            name = {"NAME": str(Path(folder, "db.sqlite3")), "OPTIONS": {}}
+            writer = DatabaseWrapper(connection.settings_dict | name)
+            reader = DatabaseWrapper(SQLiteStore.own_settings(connection.settings_dict | name))
+            reader.inc_thread_sharing()
+            self.addCleanup(writer.close)
+            self.addCleanup(reader.close)
+            store = store_for(reader, own=True)
+            met = threading.Event()
+            is_busy = store.is_busy
+            store.is_busy = lambda error: met.set() or is_busy(error)  # type: ignore
+            with writer.cursor() as cursor, ThreadPoolExecutor(1) as thread:
+                cursor.execute("CREATE TABLE shop (id INTEGER)")
+                cursor.execute("BEGIN EXCLUSIVE")
+                looking = thread.submit(store.tables)
+                waited = met.wait(30)
+                cursor.execute("COMMIT")
+                self.assertTrue(waited)
+                self.assertEqual(looking.result(), {"shop"})
 
 
 class OwnConnectionTests(StoreTestCase):

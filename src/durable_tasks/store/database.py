@@ -188,6 +188,10 @@ class Database(ABC):
         rows = self.rows(sql, params)
         return rows[0] if rows else None
 
+    def tables(self) -> set[str]:
+        """Return the names of the tables there are."""
+        return set(self._retried(self.connection.introspection.table_names))
+
     @abstractmethod
     def query_canceller(self) -> Callable[[], None]:
         """Return what ends the query that the connection, which is open, is waiting for.

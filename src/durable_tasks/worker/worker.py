@@ -322,11 +322,8 @@ class Worker:
     # The name
 
     def _check_tables(self, store: Store) -> None:
-        store.rows("SELECT 1")  # connects, again if the database is busy
-        missing = {model._meta.db_table for model in (Job, PeriodicTask, Row)} - set(
-            store.connection.introspection.table_names()
-        )
-        if missing:
+        wanted = {model._meta.db_table for model in (Job, PeriodicTask, Row)}
+        if missing := wanted - store.tables():
             raise DurableTasksError(
                 f"The database {store.connection.alias!r} has no table {sorted(missing)[0]}: "
                 f"run manage.py migrate --database {store.connection.alias}."

@@ -308,6 +308,7 @@ class Command(BaseCommand):
 
 def set_up_logging(verbosity: int) -> None:
     """Show the engine's log lines if the project's LOGGING does nothing with them."""
+    logger.disabled = False  # by another django.setup(), such as that of an imported wsgi.py
     if logger.hasHandlers():
         return
     handler = logging.StreamHandler(sys.stderr)
