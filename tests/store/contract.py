@@ -592,6 +592,23 @@ class PromoteContract(StoreTestCase):
         make_jobs(3, status="SCHEDULED", run_at=lambda n: now + timedelta(hours=3 - n))
         self.assertEqual(self.store.next_due(), now + timedelta(hours=1))
 
+    def test_those_that_are_due_later_are_counted_up_to_a_limit(self) -> None:
+        now = timezone.now()
+        make_jobs(run_at=now)
+        scheduled = {"status": "SCHEDULED", "run_at": lambda n: now + timedelta(hours=n + 1)}
+        make_jobs(3, **scheduled)
+        make_jobs(2, queue_name="mail", **scheduled)
+        make_jobs(backend_name="other", **scheduled)
+        for names, limit, expected in (
+            (None, 100, (5, True)),
+            (["mail"], 100, (2, True)),
+            (["none"], 100, (0, True)),
+            (None, 4, (3, False)),  # of those that are due next, one is another backend's
+        ):
+            with self.subTest(names=names, limit=limit):
+                queues = Queues("default", names and tuple(names))
+                self.assertEqual(self.store.count_scheduled(queues, limit), expected)
+
 
 class PruneContract(StoreTestCase):
     def prune(self, *statuses: str, **options: Any) -> int:

@@ -189,6 +189,19 @@ class Claiming(Database):
         due: datetime | None = self.from_time(row[0])
         return due
 
+    def count_scheduled(self, queues: Queues, limit: int) -> tuple[int, bool]:
+        """Count the scheduled jobs of these queues; look at the ``limit`` that are due next.
+
+        Returns how many there are, and whether these are all. In the order of durable_job_scheduled.
+        """
+        rows = self.rows(
+            f"SELECT backend_name, queue_name FROM {TABLE} WHERE status = 'SCHEDULED' "
+            "ORDER BY run_at LIMIT %s",
+            [limit],
+        )
+        served = [name for backend, name in rows if backend == queues.backend_name]
+        return sum(map(queues.serve, served)), len(rows) < limit
+
 
 def _ranges(queues: Queues) -> tuple[list[str], list[Any]]:
     """Return the conditions, each one range of an index, that select these queues' names."""

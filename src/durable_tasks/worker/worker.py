@@ -40,6 +40,8 @@ logger = logging.getLogger("durable_tasks")
 LOOK = 0.5
 # Seconds that a batch waits at most for the rescue of lost workers' jobs.
 FIRST_LOOK = 5.0
+# Scheduled jobs that a batch looks at when it ends, to say how many there are.
+COUNTED = 1000
 # Seconds that other runs have, without another limit, before a process exits for a stuck one.
 EXIT_WITHIN = 60.0
 
@@ -172,6 +174,8 @@ class Worker:
                 self._say_hello(store)
                 self._on_ready()
                 self._work(store, alias)
+                if self.settings.batch and self._error is None:
+                    self._say_what_is_due_later(store)
             finally:
                 try:
                     Registry(store).leave(self.id, self._life)
@@ -317,6 +321,15 @@ class Worker:
         if others:
             logger.info(
                 "Not served by this worker, with jobs waiting: %s.", ", ".join(others), extra=extra
+            )
+
+    def _say_what_is_due_later(self, store: Store) -> None:
+        count, complete = store.count_scheduled(self.settings.queues, COUNTED)
+        if count:
+            logger.info(
+                "Due later, and not run by this batch: %s%s.",
+                *("" if complete else "at least ", f"{count} jobs" if count > 1 else "1 job"),
+                extra={"worker_id": self.id},
             )
 
     # The name
