@@ -502,6 +502,14 @@ async def async_signal_this_thread():
 
 
 @task
+def interrupt_twice():
+    """As ``timeout -s INT`` does: its signal comes to the process, and to its group."""
+    for _ in range(2):
+        signal.raise_signal(signal.SIGINT)
+    return "finished"
+
+
+@task
 def hold_without_database(key, path):
     """Like hold(), but waits for a file to appear, and uses no connection meanwhile."""
     Effect.objects.create(key=f"held {key}")

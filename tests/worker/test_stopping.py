@@ -85,6 +85,12 @@ class StopTests(WorkerTestCase):
             )
             self.assertEqual(worker.stop(), 0)
 
+    def test_a_signal_that_comes_twice_at_once_is_one(self):
+        with running_worker() as worker:  # with one thread: the task runs where signals are heard
+            result = tasks.interrupt_twice.enqueue()
+            self.assertEqual(worker.wait(), 0)
+        self.assertEqual((result.job.status, result.job.return_value), ("SUCCESSFUL", "finished"))
+
     def test_a_worker_with_several_threads_stops_as_well(self):
         results = [tasks.hold.enqueue(str(n)) for n in range(3)]
         with running_worker("--threads", "3") as worker:

@@ -20,7 +20,7 @@ from durable_tasks.models import Job, Worker
 from durable_tasks.worker.process import process_start, resident_mib
 from durable_tasks.worker.restarts import MAX_FAILED_STARTS, STEADY, Restarts, how_it_ended
 from durable_tasks.worker.stopping import CUT_SHORT, GAVE_UP, RENEW, STUCK, with_jitter
-from durable_tasks.worker.supervisor import command_line
+from durable_tasks.worker.supervisor import Supervisor, command_line
 
 from ..app import tasks
 from ..helpers import (
@@ -301,6 +301,16 @@ class StopTests(SupervisedTestCase):
             self.assertIn("SIGTERM: the workers are stopped at once", supervisor.output())
             self.assert_gone(*pids)
         self.assertEqual((result.job.status, effects("done")), ("RUNNING", []))
+
+    @pytest.mark.any_database
+    def test_a_signal_that_comes_twice_at_once_is_one(self):
+        supervisor = Supervisor([], "w", 1)
+        with mock.patch.object(supervisor, "_kill") as kill:
+            supervisor._heed(signal.SIGINT)
+            supervisor._heed(signal.SIGINT)
+            kill.assert_not_called()
+            supervisor._heed(signal.SIGTERM)
+            kill.assert_called_once()
 
     def test_one_process_stops_at_once_after_its_time(self):
         result = tasks.hold.enqueue("x")

@@ -6,6 +6,7 @@ import random
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
@@ -32,6 +33,9 @@ STOP, LOST = b"s", b"l"
 STOP_SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGQUIT") if hasattr(signal, name)
 ]
+# Seconds within which a signal that comes again is the same ask: timeout(1) sends its own to the
+# process and to its group.
+SAME_ASK = 0.5
 # Seconds between two looks at the memory in use.
 MEMORY_LOOK = 1.0
 
@@ -70,16 +74,20 @@ class Stop:
         """Let the first signal stop the worker gracefully and the second one at once."""
 
         def first(number: int, frame: Any) -> None:
+            came = time.monotonic()
+
+            def second(again: int, frame: Any) -> None:
+                if again == number and time.monotonic() < came + SAME_ASK:
+                    return
+                say("Stopped at once; what ran will run again.\n")
+                os._exit(128 + again)
+
             for each in STOP_SIGNALS:
                 signal.signal(each, second)
             # Not through logging: its lock may be held by the very code that was interrupted.
             name = signal.Signals(number).name
             say(f"{name}: finishing what runs. A second signal stops at once.\n")
             self.gracefully()
-
-        def second(number: int, frame: Any) -> None:
-            say("Stopped at once; what ran will run again.\n")
-            os._exit(128 + number)
 
         for each in STOP_SIGNALS:
             signal.signal(each, first)

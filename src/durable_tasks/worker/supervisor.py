@@ -23,7 +23,7 @@ from queue import Empty, SimpleQueue
 
 from ..exceptions import DurableTasksError
 from .restarts import Restarts, how_it_ended
-from .stopping import CUT_SHORT, LOST, READY, RENEW, STOP, STOP_SIGNALS, STUCK
+from .stopping import CUT_SHORT, LOST, READY, RENEW, SAME_ASK, STOP, STOP_SIGNALS, STUCK
 
 logger = logging.getLogger("durable_tasks")
 
@@ -133,6 +133,7 @@ class Supervisor:
         self._places = [Place(f"{name}-{number}") for number in range(1, count + 1)]
         self._signals: SimpleQueue[int] = SimpleQueue()
         self._asked = 0  # how many signals to stop there were
+        self._first_ask: tuple[int, float] | None = None  # which signal, and when
         self._stopping = False
         self._kill_at: float | None = None
         self._exit_code = 0
@@ -183,6 +184,10 @@ class Supervisor:
             self._kill()
 
     def _heed(self, number: signal.Signals) -> None:
+        now = time.monotonic()
+        number_before, came = self._first_ask = self._first_ask or (number, now)
+        if self._asked and number == number_before and now < came + SAME_ASK:
+            return
         self._asked += 1
         if self._asked == 1:
             self._log(
