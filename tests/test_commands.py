@@ -1,5 +1,6 @@
 """The commands: what they accept, what they refuse, and what they say."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -169,6 +170,30 @@ class ValueTests(SimpleTestCase):
             self.assertIsNone(queue_names(text, "--queue-name"))
 
 
+@pytest.mark.any_database
+class LoggingTests(SimpleTestCase):
+    def test_verbosity_also_counts_if_the_project_has_handlers(self):
+        loggers = [db_worker.logger, db_worker.tasks_logger]
+        handler = logging.NullHandler()
+        db_worker.logger.addHandler(handler)
+        self.addCleanup(db_worker.logger.removeHandler, handler)
+        for each in loggers:
+            self.addCleanup(each.setLevel, each.level)
+        for before, verbosity, after in (
+            ("INFO", 0, ("WARNING", "WARNING")),
+            ("ERROR", 0, ("ERROR", "ERROR")),
+            ("ERROR", 1, ("ERROR", "ERROR")),
+            ("INFO", 2, ("DEBUG", "INFO")),
+        ):
+            with self.subTest(before=before, verbosity=verbosity):
+                for each in loggers:
+                    each.setLevel(before)
+                db_worker.set_up_logging(verbosity)
+                levels = tuple(logging.getLevelName(each.level) for each in loggers)
+                self.assertEqual(levels, after)
+                self.assertEqual(db_worker.logger.handlers.count(handler), 1)
+
+
 class InTransactionTests(TestCase):
     def test_a_worker_says_what_to_use_in_a_test_case(self):
         with self.assertRaisesMessage(CommandError, "In a TestCase, use run_tasks()"):
@@ -192,6 +217,15 @@ class WorkerCommandTests(WorkerTestCase):
         tasks.add.enqueue(1, 2)
         self.assertIn("tests.app.tasks.add ended well", run_worker("-v", "2").stderr)
         self.assertEqual(run_worker("-v", "0").stderr, "")
+
+    def test_a_batch_says_at_its_end_how_many_are_due_later(self):
+        tomorrow = timezone.now() + timedelta(days=1)
+        for name in ("default", "default", "mail"):
+            tasks.add.using(queue_name=name, run_after=tomorrow).enqueue(1, 2)
+        says = "INFO Due later, and not run by this batch: "
+        self.assertIn(f"{says}2 jobs.", run_worker().stderr)
+        self.assertIn(f"{says}1 job.", run_worker("--queue-name", "mail").stderr)
+        self.assertNotIn(says, run_worker("--queue-name", "other").stderr)
 
     def test_several_queues_and_exceptions_are_served_as_asked(self):
         for name in ("a", "b", "c", "default"):

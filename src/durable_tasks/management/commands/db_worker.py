@@ -5,7 +5,6 @@ import math
 import os
 import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connections, router
 
-from ...compat import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME
+from ...compat import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME, tasks_logger
 from ...exceptions import DurableTasksError
 from ...ids import new_worker_id
 from ...models import MAX_WORKER_ID, Job
@@ -307,13 +306,20 @@ class Command(BaseCommand):
 
 
 def set_up_logging(verbosity: int) -> None:
-    """Show the engine's log lines if the project's LOGGING does nothing with them."""
+    """Show the engine's log lines, also if the project's LOGGING does nothing with them.
+
+    ``verbosity``: 0 for warnings and errors only, 2 or more for all. With 1, the project's levels
+    hold; those that it does not set are INFO.
+    """
     logger.disabled = False  # by another django.setup(), such as that of an imported wsgi.py
-    if logger.hasHandlers():
-        return
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
-    if logger.level == logging.NOTSET:
-        levels: Callable[[int], int] = [logging.WARNING, logging.INFO].__getitem__
-        logger.setLevel(levels(verbosity) if verbosity < 2 else logging.DEBUG)
+    if not logger.hasHandlers():
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
+    if verbosity == 0:
+        for each in (logger, tasks_logger):  # the other one has Django's lines about tasks
+            each.setLevel(max(logging.WARNING, each.getEffectiveLevel()))
+    elif verbosity > 1:
+        logger.setLevel(logging.DEBUG)
