@@ -174,8 +174,7 @@ class DatabaseCheckTests(TestCase):
         for tables, text in (
             (
                 [],
-                "no table durable_tasks_job and no durable_tasks_periodictask "
-                "and no durable_tasks_worker.",
+                "no table durable_tasks_job, durable_tasks_periodictask, durable_tasks_worker.",
             ),
             (["durable_tasks_job", "durable_tasks_periodictask"], "no table durable_tasks_worker."),
         ):

@@ -149,7 +149,7 @@ def check_database(
             if missing:
                 messages.append(
                     Error(
-                        f"The database {alias!r} has no table {' and no '.join(missing)}.",
+                        f"The database {alias!r} has no table {', '.join(missing)}.",
                         hint=f"Run manage.py migrate --database {alias}.",
                         id="durable_tasks.E006",
                     )
