@@ -192,7 +192,7 @@ class Claiming(Database):
     def count_scheduled(self, queues: Queues, limit: int) -> tuple[int, bool]:
         """Count the scheduled jobs of these queues; look at the ``limit`` that are due next.
 
-        Returns how many there are, and whether these are all. In the order of durable_job_scheduled.
+        Returns how many there are, and whether these are all. Served by durable_job_scheduled.
         """
         rows = self.rows(
             f"SELECT backend_name, queue_name FROM {TABLE} WHERE status = 'SCHEDULED' "
