@@ -26,12 +26,11 @@ from ..compat import InvalidTaskBackend, task_backends
 from ..models import Job
 from ..statuses import ENDED
 from ..store import store_for
-from ..store.messages import MAX_BATCH_BYTES
+from ..store.inserting import INSERT_BATCH
+from ..store.messages import batches
 from .rows import BadRow, OldRow, Outcome, Running, job_of
 from .tables import WORKER_TIMEOUT, CannotAdopt, OldTable, find_tables, wait_until_gone
 
-# Rows of one INSERT.
-INSERT_BATCH = 100
 # How often a batch that met a conflict with others is tried, and the longest pause between, in s.
 TRIES, LONGEST_PAUSE = 30, 0.5
 
@@ -227,16 +226,8 @@ class Adoption:
     def _insert(self, jobs: Sequence[tuple[OldRow, Job]]) -> None:
         taken = [Adopted(job.id) for row, job in jobs if row["status"] not in ENDED]
         Adopted.objects.using(self.alias).bulk_create(taken)
-        group: list[Job] = []
-        size = 0
-        for row, job in jobs:
-            length = sum(len(value) for value in row.values() if isinstance(value, str))
-            if len(group) == INSERT_BATCH or (group and size + length > MAX_BATCH_BYTES):
-                Job.objects.using(self.alias).bulk_create(group)
-                group, size = [], 0
-            group.append(job)
-            size += length
-        Job.objects.using(self.alias).bulk_create(group)
+        for batch in batches(jobs, lambda pair: _size(pair[0]), most=INSERT_BATCH):
+            Job.objects.using(self.alias).bulk_create(job for _, job in batch)
 
     # What was taken before
 
@@ -265,6 +256,10 @@ class Adoption:
             if Adopted._meta.db_table not in connection.introspection.table_names():
                 raise
         self._remembers = True
+
+
+def _size(row: OldRow) -> int:
+    return sum(len(value) for value in row.values() if isinstance(value, str))
 
 
 def _named(table: OldTable, id: object, error: Exception) -> str:

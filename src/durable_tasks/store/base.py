@@ -83,7 +83,7 @@ class Store(Inserting, Claiming, Deleting):
         """
         for finish in finishes:
             finish.counted = False
-        *others, last = batches(finishes)
+        *others, last = batches(finishes, lambda finish: finish.size)
         for batch in others:
             self._save(batch, 0, queues, worker_id, now)
         if want:
