@@ -5,16 +5,19 @@ from datetime import timedelta
 from io import StringIO
 from unittest import mock
 
+from django.contrib import admin
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import OperationalError, connection, connections
 from django.test import override_settings
 from django.utils import timezone
 
+from durable_tasks.admin import JobAdmin
 from durable_tasks.adoption import adopt as moving
 from durable_tasks.adoption import tables
 from durable_tasks.adoption.adopt import Adopted
 from durable_tasks.models import Job
+from durable_tasks.periodic import Periodic
 from durable_tasks.store import store_for
 
 from ..app import tasks
@@ -103,6 +106,12 @@ class WaitingTests(AdoptTestCase):
         self.assertEqual([job.id for job in ready], [first.id, second.id, third.id])
         self.assertIsNone(Job.objects.get(id=second.id).run_after)
 
+    def test_what_a_clock_ahead_of_ours_has_enqueued_is_due_now(self):
+        row = result(enqueued_at=timezone.now() + HOUR)
+        adopt()
+        job = Job.objects.get(id=row.id)
+        self.assertEqual((job.status, job.enqueued_at), ("READY", row.enqueued_at))
+
     def test_the_next_runs_of_periodic_tasks_are_left_to_ours(self):
         scheduled(periodic=True, run_after=timezone.now() + HOUR)
         output = adopt()
@@ -127,7 +136,7 @@ class FinishedTests(AdoptTestCase):
                 (row.enqueued_at, row.started_at, row.finished_at),
             )
             self.assertEqual((found.worker_ids, found.attempts), (["v", "w"], 2))
-            self.assertEqual(found.lost_runs, 1)
+            self.assertEqual((found.lost_runs, found.errors), (1, []))
 
     def test_a_failure_reads_as_before(self):
         path = "builtins.ValueError"
@@ -143,11 +152,24 @@ class FinishedTests(AdoptTestCase):
             self.assertEqual((found.status, found.worker_ids), ("FAILED", ["w"]))
             self.assertEqual(Job.objects.get(id=row.id).exception_class_path, path)
 
-    def test_a_failure_without_an_exception_keeps_its_worker(self):
-        row = result(**ended("FAILED"))
+    def test_a_failure_after_another_worker_was_lost_has_one_error(self):
+        path = "builtins.ValueError"
+        row = scheduled(**ended("FAILED", exception_path=path, worker_ids=["v", "w"]))
         adopt()
         found = tasks.mark.get_result(str(row.id))
-        self.assertEqual((found.errors, found.worker_ids), ([], ["w"]))
+        self.assertEqual([error.exception_class for error in found.errors], [ValueError])
+        self.assertEqual(found.worker_ids, ["v", "w"])
+        shown = JobAdmin(Job, admin.site).tracebacks(Job.objects.get(id=row.id))
+        self.assertEqual(shown.count("<pre>"), 1)
+        found.retry()
+        self.assertEqual(len(tasks.mark.get_result(str(row.id)).errors), 1)
+
+    def test_a_failure_without_an_exception_keeps_its_workers(self):
+        row = result(**ended("FAILED", worker_ids=["v", "w"]))
+        adopt()
+        found = tasks.mark.get_result(str(row.id))
+        self.assertEqual((found.errors, found.worker_ids), ([], ["v", "w"]))
+        self.assertIsNone(found.job.exception_class_path)
 
     def test_null_and_no_value_are_none(self):
         row = result(**ended())
@@ -164,6 +186,15 @@ class FinishedTests(AdoptTestCase):
         row = scheduled(**ended(periodic=True))
         adopt()
         self.assertEqual(Job.objects.get(id=row.id).schedule, path_of(tasks.mark))
+
+    def test_it_is_history_of_the_only_one_in_the_settings_that_has_its_task(self):
+        path = path_of(tasks.mark)
+        hourly = Periodic("1h", args=["key"], task=path)
+        for names, schedule in ((["nightly"], "nightly"), (["nightly", "weekly"], path)):
+            row = scheduled(**ended(periodic=True))
+            with override_settings(TASKS=tasks_setting(periodic=dict.fromkeys(names, hourly))):
+                adopt()
+            self.assertEqual(Job.objects.get(id=row.id).schedule, schedule)
 
     def test_the_time_of_deletion_is_kept_or_made(self):
         later = timezone.now() + timedelta(days=3)
@@ -242,7 +273,9 @@ class RunningTests(AdoptTestCase):
         adopt()
         job = Job.objects.get(id=row.id)
         self.assertEqual((job.status, job.attempts, job.lost), ("FAILED", 3, 3))
-        self.assertEqual(tasks.mark.get_result(str(row.id)).worker_ids, ["u", "v", "w"])
+        found = tasks.mark.get_result(str(row.id))
+        self.assertEqual(found.worker_ids, ["u", "v", "w"])
+        self.assertIn("Lost 3 times", found.errors[-1].traceback)
 
     def test_one_word_for_all(self):
         rows = [self.run_of(tasks.mark), self.run_of(tasks.once_mark)]

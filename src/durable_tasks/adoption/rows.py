@@ -91,15 +91,21 @@ def _job(row: OldRow, backend: DatabaseBackend, now: datetime) -> Job:
         args=args,
         kwargs=kwargs,
         run_after=run_after,
-        run_at=run_after or row["enqueued_at"],
+        run_at=run_after or min(row["enqueued_at"], now),  # its host's clock may be ahead
         enqueued_at=row["enqueued_at"],
         started_at=row.get("started_at"),
         last_attempted_at=row.get("started_at"),
-        # By the path: so its periodic task is called in our settings, too.
-        schedule=path if row.get("periodic") else None,
+        schedule=_schedule(path, backend) if row.get("periodic") else None,
     )
     _add_runs(job, row, backend.durable_options.max_lost, now)
     return job
+
+
+def _schedule(path: str, backend: DatabaseBackend) -> str:
+    """Return what our settings call the periodic task that enqueued a task; its path if unclear."""
+    periodic = backend.durable_options.periodic
+    names = [name for name, each in periodic.items() if (each.task or name) == path]
+    return names[0] if len(names) == 1 else path
 
 
 def _arguments(row: OldRow) -> tuple[list[Any], dict[str, Any]]:
@@ -130,16 +136,18 @@ def _add_runs(job: Job, row: OldRow, max_lost: int, now: datetime) -> None:
     job.lost = len(runs)
     errors: list[dict[str, Any]] = []
     for attempt, worker in enumerate(runs, 1):
-        # Of earlier runs it is not known when they were.
+        # Of earlier runs it is not known when they were, nor in history what it did not tell.
         is_last = status == JobStatus.RUNNING and attempt == job.attempts
-        errors = add_error(
-            errors,
-            worker_lost(worker, attempt, max_lost),
-            attempt=attempt,
-            worker_id=worker,
-            started_at=row.get("started_at") if is_last else None,
-            finished_at=now if is_last else None,
-        )
+        run: dict[str, Any] = {
+            "attempt": attempt,
+            "worker_id": worker,
+            "started_at": row.get("started_at") if is_last else None,
+            "finished_at": now if is_last else None,
+        }
+        if status in ENDED:
+            errors = add_entry(errors, None, "", **run)
+        else:
+            errors = add_error(errors, worker_lost(worker, attempt, max_lost), **run)
     path = row.get("exception_class_path")
     if status == JobStatus.FAILED and path:
         errors = add_entry(
