@@ -33,6 +33,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
     # Not moved
     THERE = "taken before"
+    RAN = "taken before, and run by an old worker since"
     EXPIRED = "ended, and to be deleted by now"
     PERIODIC = "next runs of periodic tasks (the workers make their own)"
 
