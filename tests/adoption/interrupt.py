@@ -22,7 +22,7 @@ from django.db import connections  # noqa: E402
 from durable_tasks.models import Job  # noqa: E402
 
 # Of the interruptions, those that come within so many seconds, whatever was moved by then.
-EARLY, SOON = 4, 0.15
+EARLY, SOON = 4, 0.04
 
 
 def start():
