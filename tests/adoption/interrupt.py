@@ -22,7 +22,7 @@ from django.db import connections  # noqa: E402
 from durable_tasks.models import Job  # noqa: E402
 
 # Of the interruptions, those that come within so many seconds, whatever was moved by then.
-EARLY, SOON = 4, 0.04
+EARLY, SOON = 4, 0.15
 
 
 def start():
@@ -64,7 +64,7 @@ def end(child, number):
     """Send a signal, and again after a while: Python drops one that comes within a finalizer."""
     while os.waitpid(child, os.WNOHANG) == (0, 0):
         os.kill(child, number)
-        for _ in range(100):
+        for _ in range(10):
             if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 break
             time.sleep(0.005)
