@@ -11,3 +11,4 @@ class DurableTasksConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks  # noqa: F401  (registers them)
+        from .adoption import checks as adoption_checks  # noqa: F401
