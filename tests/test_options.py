@@ -66,7 +66,7 @@ class OptionsTests(SimpleTestCase):
             "max_attempts": [0, "3", None, 1.5, True],
             "backoff": [3, None, ""],
             "timeout": [0, "30", -1, nan, True],
-            "retain": ["", "x", "7 d", "-1d", -1, nan, inf, True, b"7d", [7], "6000w"],
+            "retain": ["", "x", "7 y", "-1d", -1, nan, inf, True, b"7d", [7], "6000w"],
             "retain_failed": ["x", -1, {7}],
             "worker_timeout": ["30s", None, True, 0, 0.9, -1, nan, inf, -inf, [30]],
             "signals": ["no", "", 2, []],
