@@ -11,8 +11,6 @@ from django.utils.module_loading import import_string
 import durable_tasks
 from durable_tasks.apps import DurableTasksConfig
 
-from . import checks  # noqa: F401  (registers them)
-
 
 class DropinConfig(AppConfig):
     """The app ``durable_tasks`` if nothing else in ``INSTALLED_APPS`` is, else an empty one.
