@@ -8,6 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterator
+from copy import copy
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, NamedTuple, Self
 from zoneinfo import ZoneInfo
@@ -396,7 +397,11 @@ class Crontab(_BuiltIn):
     def seeded(self, seed: str | int | None) -> "Crontab":
         """Return the same crontab; if it had no seed, with this one."""
         spec, own = self._given
-        return self if own is not None else Crontab(spec, self._timezone, seed)
+        if own is not None or "~" not in spec:
+            return self
+        drawn = copy(self)
+        Crontab.__init__(drawn, spec, self._timezone, seed)
+        return drawn
 
     @property
     def timezone(self) -> tzinfo:
