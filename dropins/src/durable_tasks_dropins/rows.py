@@ -7,7 +7,6 @@ in everything that Django's queries do with it.
 """
 
 from collections.abc import Collection
-from copyreg import __newobj__  # type: ignore[attr-defined]
 from datetime import UTC, datetime
 from json import JSONEncoder
 from typing import Any, NoReturn, Self
@@ -354,7 +353,7 @@ class JobRow(models.Model):
     def __reduce__(self) -> Any:
         reduced: Any = super().__reduce__()
         # Django's way back looks for the model among the project's.
-        return __newobj__, (type(self),), *reduced[2:]
+        return _new, (type(self),), *reduced[2:]
 
     def save(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise ``DurableTasksError``."""
@@ -366,6 +365,10 @@ class JobRow(models.Model):
 
     def _result(self) -> DurableTaskResult:
         return to_result(Job.objects.using(self._state.db).get(pk=self.pk))
+
+
+def _new(model: type[JobRow]) -> JobRow:
+    return model.__new__(model)
 
 
 def _refuse(model: type[models.Model]) -> NoReturn:
