@@ -12,6 +12,7 @@ from django.test import TestCase, override_settings
 from django.utils import timezone
 
 from dbtasks.models import ScheduledTask
+from dbtasks.runner import Runner
 from django_tasks_db.models import DBTaskResult
 from durable_tasks import DurableTasksError
 from durable_tasks.models import Job
@@ -281,6 +282,20 @@ class ScheduledTaskTests(RowsTestCase):
         self.assertEqual(row.task, row.result.task)
         self.assertIs(row.task_backend, tasks.add.get_backend())
         self.assertEqual(self.found(ScheduledTask.objects.ready()), {"ready", "due"})
+
+
+class NewRowTests(TestCase):
+    def test_the_defaults(self) -> None:
+        new: Any = ScheduledTask(task_path="tests.app.tasks.add")
+        self.assertEqual((new.args, new.kwargs, new.worker_ids), ([], {}, []))
+        self.assertEqual((new.status, new.queue, new.backend), ("READY", "default", "default"))
+        self.assertEqual((new.priority, new.run_after, new.periodic), (0, None, False))
+        row: Any = DBTaskResult()
+        self.assertEqual((row.status, row.queue_name, row.worker_ids), ("READY", "default", []))
+
+    def test_a_runner_takes_one_without_arguments(self) -> None:
+        result = Runner().submit_task(ScheduledTask(task_path="tests.app.tasks.no_value"))
+        self.assertEqual((result.args, result.kwargs), ([], {}))
 
 
 class WritingTests(RowsTestCase):

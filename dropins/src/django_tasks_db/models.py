@@ -2,7 +2,7 @@
 
 from django.db.models import F
 
-from durable_tasks.compat import AnyTask
+from durable_tasks.compat import DEFAULT_TASK_QUEUE_NAME, AnyTask
 from durable_tasks.results import DurableTaskResult
 from durable_tasks_dropins import rows
 
@@ -20,8 +20,8 @@ class DBTaskResult(rows.JobRow):
     args_kwargs = rows.ShownJson(shows=rows.ARGS_KWARGS)
     priority = rows.column("priority")
     task_path = rows.column("task_path")
-    worker_ids = rows.ShownJson(shows=rows.WORKER_IDS)
-    queue_name = rows.column("queue_name")
+    worker_ids = rows.ShownJson(default=list, shows=rows.WORKER_IDS)
+    queue_name = rows.column("queue_name", default=DEFAULT_TASK_QUEUE_NAME)
     backend_name = rows.column("backend_name")
     run_after = rows.ShownTime(shows=rows.RUN_AFTER_OR_NEVER)
     return_value = rows.column("return_value")

@@ -33,14 +33,12 @@ from durable_tasks.statuses import JobStatus
 # Fields ---------------------------------------------------------------------------------------
 
 
-def column(name: str) -> Any:
-    """Return a field for one of Job's columns."""
+def column(name: str, **options: Any) -> Any:
+    """Return a field for one of Job's columns, with these options on top of its own."""
     original: Any = Job._meta.get_field(name)
-    if isinstance(original, models.JSONField):
-        return Json(null=original.null, db_column=name)
-    field = original.clone()
-    field.db_column = name
-    return field
+    _, _, _, given = original.deconstruct()
+    made = Json if isinstance(original, models.JSONField) else type(original)
+    return made(**given | {"db_column": name} | options)
 
 
 def resolved(expression: Any) -> Any:
@@ -134,7 +132,7 @@ class ShownStatus(Shown, models.CharField):  # type: ignore[type-arg]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs |= {"max_length": 10, "choices": TaskResultStatus.choices, "shows": _STATUS}
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, default=TaskResultStatus.READY, **kwargs)
 
 
 _STATUS = Case(
