@@ -7,7 +7,8 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection, models
-from django.db.models import Count, Exists, F, Max, OuterRef, Q
+from django.db.models import Case, Count, Exists, F, Max, OuterRef, Q, Value, When
+from django.db.models.functions import Coalesce, Concat, Least
 from django.test import TestCase, override_settings
 from django.utils import timezone
 
@@ -183,6 +184,26 @@ class DBTaskResultTests(RowsTestCase):
         self.assertEqual(by_status, {"waiting": 4, "ended": 4, "unknown": 0})
         first = DBTaskResult.objects.all()[:2].aggregate(n=Count("pk"), last=Max("run_after"))
         self.assertEqual(first, {"n": 2, "last": NEVER})
+
+    def test_expressions_of_both_kinds_of_fields(self) -> None:
+        for expression, name, expected in (
+            (Coalesce("started_at", "run_after"), "due", self.now),
+            (Coalesce("started_at", "run_after"), "running", self.now),
+            (Coalesce("run_after", "started_at"), "due", self.now),
+            (Least("enqueued_at", "run_after"), "due", self.now),
+            (Concat("task_path", "status"), "due", "tests.app.tasks.addREADY"),
+            (Case(When(status="READY", then=Value("w")), default="status"), "due", "w"),
+            (Case(When(status="READY", then=Value("w")), default="status"), "failed", "FAILED"),
+            (Coalesce("return_value", "worker_ids"), "successful", {"x": [1]}),
+            (Coalesce("worker_ids", "return_value"), "successful", ["w1", "w3"]),
+        ):
+            with self.subTest(expression):
+                row = self.row(DBTaskResult, name)
+                shown = DBTaskResult.objects.annotate(shown=expression).get(pk=row.pk).shown
+                self.assertEqual(shown, expected)
+        either = Case(When(queue="slow", then=Value(True)), default="periodic")
+        shown = ScheduledTask.objects.annotate(shown=either).filter(shown=True)
+        self.assertEqual(self.found(shown), {"deferred", "periodic"})
 
     def test_order(self) -> None:
         # Those that are to run first are first: by priority, then by time.

@@ -52,16 +52,30 @@ def at(alias: str | None, expression: Any) -> Any:
 
 
 class ShownCol(Col):
-    """The column of a field that shows something."""
+    """The column of a field that shows something, with the plain field as its output field.
+
+    So it goes together with other fields of that kind; lookups and transforms are the field's own.
+    """
 
     target: "Shown"
 
     def as_sql(self, compiler: Any, connection: Any) -> Any:
         return compiler.compile(at(self.alias, self.target.resolved))
 
+    def get_lookup(self, lookup: str) -> Any:
+        return self.target.get_lookup(lookup)
+
+    def get_transform(self, name: str) -> Any:
+        return self.target.get_transform(name)
+
+    def get_db_converters(self, connection: Any) -> Any:
+        return self.output_field.get_db_converters(connection)
+
 
 class Shown(models.Field):  # type: ignore[type-arg]
     """Shows ``shows``, an expression over Job's fields."""
+
+    plain: "models.Field[Any, Any]"
 
     def __init__(self, *args: Any, shows: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -72,7 +86,7 @@ class Shown(models.Field):  # type: ignore[type-arg]
         return resolved(self.shows)
 
     def get_col(self, alias: Any, output_field: Any = None) -> Col:
-        return ShownCol(alias, self, output_field)
+        return ShownCol(alias, self, self.plain)
 
     @cached_property
     def cached_col(self) -> Col:
@@ -80,15 +94,15 @@ class Shown(models.Field):  # type: ignore[type-arg]
 
 
 class ShownText(Shown, models.TextField):  # type: ignore[type-arg]
-    pass
+    plain = models.TextField()
 
 
 class ShownTime(Shown, models.DateTimeField):  # type: ignore[type-arg]
-    pass
+    plain = models.DateTimeField()
 
 
 class ShownBoolean(Shown, models.BooleanField):  # type: ignore[type-arg]
-    pass
+    plain = models.BooleanField()
 
 
 class _Encoder(JSONEncoder):
@@ -106,7 +120,7 @@ class Json(models.JSONField):
 
 
 class ShownJson(Shown, Json):
-    pass
+    plain = Json()
 
 
 @Json.register_lookup
@@ -129,6 +143,8 @@ class JsonExact(JSONExact):
 
 class ShownStatus(Shown, models.CharField):  # type: ignore[type-arg]
     """What Django calls the job's status."""
+
+    plain = models.CharField(max_length=10)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs |= {"max_length": 10, "choices": TaskResultStatus.choices, "shows": _STATUS}
