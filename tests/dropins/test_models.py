@@ -266,6 +266,20 @@ class DBTaskResultTests(RowsTestCase):
             self.assertEqual(made, row)
             self.assertEqual((made.traceback, made._state.db), ("second", "default"))
 
+    def test_pickled_querysets(self) -> None:
+        later = Coalesce("started_at", "run_after")
+        for made, expected in (
+            (DBTaskResult.objects.filter(status="RUNNING"), {"running"}),
+            (DBTaskResult.objects.ready().exclude(queue_name="slow"), {"ready", "due"}),
+            (ScheduledTask.objects.filter(worker_ids=["w1", "w3"]), {"successful"}),
+            (DBTaskResult.objects.annotate(x=later).filter(x=self.now), {"due", "running"}),
+        ):
+            with self.subTest(expected):
+                self.assertEqual(self.found(pickle.loads(pickle.dumps(made))), expected)
+                copied = made.all()
+                copied.query = pickle.loads(pickle.dumps(made.query))
+                self.assertEqual(self.found(copied), expected)
+
 
 class ScheduledTaskTests(RowsTestCase):
     def test_fields(self) -> None:

@@ -38,7 +38,19 @@ def column(name: str, **options: Any) -> Any:
     original: Any = Job._meta.get_field(name)
     _, _, _, given = original.deconstruct()
     made = Json if isinstance(original, models.JSONField) else type(original)
-    return made(**given | {"db_column": name} | options)
+    field: Any = made(**given | {"db_column": name} | options)
+    # Not of a class: expressions want fields of one kind to have one.
+    field.__reduce_ex__ = lambda protocol: _pickled(field)
+    return field
+
+
+def _pickled(field: Any) -> Any:
+    """Return how to find a field again: Django's way looks for its model among the project's."""
+    return _field, (field.model, field.name)
+
+
+def _field(model: type[models.Model], name: str) -> Any:
+    return model._meta.get_field(name)
 
 
 def resolved(expression: Any) -> Any:
@@ -80,6 +92,9 @@ class Shown(models.Field):  # type: ignore[type-arg]
     def __init__(self, *args: Any, shows: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.shows = shows
+
+    def __reduce__(self) -> Any:
+        return _pickled(self)
 
     @cached_property
     def resolved(self) -> Any:
