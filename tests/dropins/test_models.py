@@ -303,6 +303,19 @@ class ScheduledTaskTests(RowsTestCase):
         for field, values in shown.items():
             self.assert_shows(ScheduledTask, field, values)
 
+    def test_a_condition_as_a_field(self) -> None:
+        everything = set(self.names.values())
+        others = ScheduledTask.objects.filter(queue="slow").values("periodic")
+        for condition, expected in (
+            (Q(periodic__in=[True, False]), everything),
+            (Q(periodic__in=others), everything - {"periodic"}),
+            (Q(periodic=True), {"periodic"}),
+            (~Q(periodic=True), everything - {"periodic"}),
+            (Q(periodic=F("periodic")), everything),
+        ):
+            with self.subTest(condition):
+                self.assertEqual(self.found(ScheduledTask.objects.filter(condition)), expected)
+
     def test_groups(self) -> None:
         counted = ScheduledTask.objects.values_list("periodic", "queue").annotate(n=Count("pk"))
         self.assertEqual(

@@ -1,6 +1,6 @@
 """The model: ``Job`` by the names of django-dbtasks."""
 
-from django.db.models import Q
+from django.db.models import Case, When
 
 from durable_tasks.compat import (
     DEFAULT_TASK_BACKEND_ALIAS,
@@ -31,7 +31,9 @@ class ScheduledTask(rows.JobRow):
     backend = rows.column("backend_name", default=DEFAULT_TASK_BACKEND_ALIAS)
     run_after = rows.column("run_after")
     delete_after = rows.column("delete_after")
-    periodic = rows.ShownBoolean(default=False, shows=Q(schedule__isnull=False))
+    periodic = rows.ShownBoolean(
+        default=False, shows=Case(When(schedule__isnull=False, then=True), default=False)
+    )
     worker_id = rows.column("worker_id")
     worker_ids = rows.ShownJson(default=list, shows=rows.WORKER_IDS)
     return_value = rows.column("return_value")
