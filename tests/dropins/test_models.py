@@ -148,6 +148,8 @@ class DBTaskResultTests(RowsTestCase):
             (Q(worker_ids__1="w3"), {"successful"}),
             (Q(run_after__gt=self.now, run_after__lt=NEVER), {"deferred"}),
             (Q(traceback__contains="econ"), {"failed", "retried"}),
+            (Q(traceback__icontains="SECOND"), {"failed", "retried"}),
+            (Q(exception_class_path__icontains="valueERROR"), {"failed", "retried"}),
             (Q(return_value__x__0=1), {"successful"}),
             (Q(pk__in=DBTaskResult.objects.filter(status="RUNNING")), {"running"}),
         ):

@@ -265,7 +265,9 @@ TRACEBACK = _unless_successful(
         output_field=models.TextField(),
         postgresql="({0} -> -1 ->> 'traceback')",
         sqlite="JSON_EXTRACT({0}, '$[#-1].traceback')",
-        mysql="JSON_UNQUOTE(JSON_EXTRACT({0}, CONCAT('$[', JSON_LENGTH({0}) - 1, '].traceback')))",
+        # Converted: a text out of JSON has a collation to which case matters.
+        mysql="CONVERT(JSON_UNQUOTE(JSON_EXTRACT({0},"
+        " CONCAT('$[', JSON_LENGTH({0}) - 1, '].traceback'))) USING utf8mb4)",
     )
 )
 # As in results.make_result(): the workers of the errors, then the owner or the finisher.
