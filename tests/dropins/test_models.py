@@ -156,6 +156,16 @@ class DBTaskResultTests(RowsTestCase):
             with self.subTest(condition):
                 self.assertEqual(self.found(DBTaskResult.objects.filter(condition)), expected)
 
+    def test_running_without_a_worker(self) -> None:
+        self.add("by hand", status="RUNNING")
+        for statuses in (["RUNNING"], ["RUNNING", "SUCCESSFUL"]):
+            with self.subTest(statuses):
+                inside = Q(status__in=statuses)
+                self.assertIn("by hand", self.found(DBTaskResult.objects.filter(inside)))
+                self.assertNotIn("by hand", self.found(DBTaskResult.objects.exclude(inside)))
+        self.assertIn("by hand", self.found(DBTaskResult.objects.filter(status="RUNNING")))
+        self.assertIn("by hand", self.found(DBTaskResult.objects.exclude(status="READY")))
+
     def test_words(self) -> None:
         for word, expected in (
             ("ready", {"ready", "due"}),

@@ -6,8 +6,8 @@ Most of its fields are columns. A field that *shows* something is an expression 
 in everything that Django's queries do with it.
 """
 
-from collections.abc import Collection
 from datetime import UTC, datetime
+from functools import lru_cache
 from json import JSONEncoder
 from typing import Any, NoReturn, Self
 
@@ -60,7 +60,8 @@ def resolved(expression: Any) -> Any:
 
 def at(alias: str | None, expression: Any) -> Any:
     """Return a resolved expression for a query in which Job's table is called ``alias``."""
-    return expression.relabeled_clone({Job._meta.db_table: alias})
+    table = Job._meta.db_table
+    return expression if alias == table else expression.relabeled_clone({table: alias})
 
 
 class ShownCol(Col):
@@ -176,24 +177,27 @@ _STATUS = Case(
 )
 
 
-def with_status(shown: Collection[str]) -> Q:
-    """Return the condition on Job's fields that Django calls its status one of these.
+@lru_cache(maxsize=64)
+def with_status(shown: tuple[str, ...], vendor: str) -> Any:
+    """Return the resolved condition that Django calls a job's status one of these.
 
-    Beside a status stands what is true of all its jobs, said of the first column of its index:
-    without that, SQLite does not use partial indexes for several statuses at once.
+    On the ``vendor`` SQLite, what is true of all its jobs stands beside a status, said of the first
+    column of its index: without that, partial indexes are of no use for several statuses at once.
     """
-    always = {
-        JobStatus.READY: Q(backend_name__gte=""),
-        JobStatus.SCHEDULED: Q(run_at__gte=_time(1900)),
-        JobStatus.RUNNING: Q(worker_id__gte=""),
-    }
-    condition = Q()
-    for status in JobStatus:
-        if shown_as(status) in shown:
-            condition |= Q(status=status.value) & always.get(status, Q())
-    if not condition:
+    stored = [status for status in JobStatus if shown_as(status) in shown]
+    if not stored:
         raise EmptyResultSet
-    return condition
+    always = {
+        JobStatus.READY: [Q(backend_name__gte="")],
+        JobStatus.SCHEDULED: [Q(run_at__gte=Value(""))],
+        JobStatus.RUNNING: [Q(worker_id__gte=""), Q(worker_id__isnull=True)],
+    }
+    needed = always if vendor == "sqlite" and len(stored) > 1 else {}
+    condition = Q()
+    for status in stored:
+        for each in needed.get(status, [Q()]):
+            condition |= Q(status=status.value) & each
+    return resolved(condition)
 
 
 class _StatusLookup:
@@ -206,7 +210,8 @@ class _StatusLookup:
         if not (isinstance(self.lhs, ShownCol) and self.rhs_is_direct_value()):  # type: ignore[attr-defined]
             return super().as_sql(compiler, connection)  # type: ignore[misc]
         shown = [self.rhs] if isinstance(self.rhs, str) else self.rhs
-        return compiler.compile(at(self.lhs.alias, resolved(with_status(shown))))
+        condition = with_status(tuple(shown), connection.vendor)
+        return compiler.compile(at(self.lhs.alias, condition))
 
 
 @ShownStatus.register_lookup
