@@ -5,11 +5,12 @@ import pickle
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.db import connection, models
 from django.db.models import Case, Count, Exists, F, Max, OuterRef, Q, Value, When
 from django.db.models.functions import Coalesce, Concat, Least
-from django.test import TestCase, override_settings
+from django.test import TestCase, TransactionTestCase, override_settings
 from django.utils import timezone
 
 from dbtasks.models import ScheduledTask
@@ -18,7 +19,7 @@ from django_tasks_db.models import DBTaskResult
 from durable_tasks import DurableTasksError
 from durable_tasks.models import Job
 from tests.app import tasks
-from tests.helpers import tasks_setting
+from tests.helpers import WorkerTestCase, tasks_setting
 from tests.store.jobs import make_jobs
 
 # The fields of the packages that are replaced, in their order.
@@ -376,6 +377,46 @@ class WritingTests(RowsTestCase):
                 ):
                     write()
         self.assertEqual(self.row(DBTaskResult, "failed").status, "FAILED")
+
+
+class LinkTests(TransactionTestCase):
+    available_apps = WorkerTestCase.available_apps
+
+    def setUp(self) -> None:
+        class Report(models.Model):  # noqa: DJ008
+            job = models.ForeignKey(Job, models.CASCADE, related_name="+")
+
+            class Meta:
+                app_label = "tests_app"
+
+        self.reports = Report._default_manager
+        with connection.schema_editor() as editor:
+            editor.create_model(Report)
+        self.addCleanup(self.forget, Report)
+
+    def forget(self, model: type[models.Model]) -> None:
+        with connection.schema_editor() as editor:
+            editor.delete_model(model)
+        del apps.all_models["tests_app"][model._meta.model_name]
+        apps.clear_cache()
+
+    def test_what_is_linked_to_a_job_goes_with_it(self) -> None:
+        for job in make_jobs(4):
+            self.reports.create(job=job)
+        _, _, third, last = DBTaskResult.objects.order_by("pk")
+        deleted, _ = DBTaskResult.objects.filter(status="READY", pk__lt=third.pk).delete()
+        self.assertEqual(deleted, 4)
+        third.delete()
+        self.assertEqual([report.job_id for report in self.reports.all()], [last.pk])
+        self.assertEqual(Job.objects.get().pk, last.pk)
+
+    def test_only_rows_can_be_deleted(self) -> None:
+        make_jobs(2)
+        for queryset in (DBTaskResult.objects.values("status"), DBTaskResult.objects.all()[:1]):
+            with self.assertRaises(TypeError):
+                queryset.delete()
+        self.assertFalse(hasattr(DBTaskResult.objects, "delete"))
+        self.assertEqual(Job.objects.count(), 2)
 
 
 class EnqueuedTests(TestCase):

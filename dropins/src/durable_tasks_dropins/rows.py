@@ -344,6 +344,18 @@ class JobRowQuerySet(models.QuerySet[Any]):
         """Tasks that ended, well or not."""
         return self.filter(status__in=[TaskResultStatus.SUCCESSFUL, TaskResultStatus.FAILED])
 
+    def delete(self) -> tuple[int, dict[str, int]]:
+        """Delete the jobs, and what the project's models link to them, as ``Job`` does."""
+        own: Any = self
+        if own._fields is not None:
+            raise TypeError("Cannot call delete() after .values() or .values_list()")
+        own._for_write = True
+        jobs = Job._base_manager.using(self.db)
+        return jobs.filter(pk__in=self.order_by().values("pk")).delete()
+
+    delete.alters_data = True  # type: ignore[attr-defined]
+    delete.queryset_only = True  # type: ignore[attr-defined]
+
     def update(self, **kwargs: Any) -> NoReturn:
         """Raise ``DurableTasksError``."""
         _refuse(self.model)
@@ -394,6 +406,15 @@ class JobRow(models.Model):
     def save(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise ``DurableTasksError``."""
         _refuse(type(self))
+
+    def delete(self, using: Any = None, keep_parents: bool = False) -> tuple[int, dict[str, int]]:
+        """Delete the job as a queryset does."""
+        rows = type(self)._base_manager.using(using or self._state.db)
+        deleted = rows.filter(pk=self.pk).delete()
+        self.pk = None
+        return deleted
+
+    delete.alters_data = True  # type: ignore[attr-defined]
 
     def _task(self, **as_asked: Any) -> AnyTask:
         path = self.task_path
