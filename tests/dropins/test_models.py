@@ -158,7 +158,8 @@ class DBTaskResultTests(RowsTestCase):
                 self.assertEqual(self.found(DBTaskResult.objects.filter(condition)), expected)
 
     def test_running_without_a_worker(self) -> None:
-        self.add("by hand", status="RUNNING")
+        [job] = make_jobs(1, status="RUNNING")
+        self.names[job.id] = "by hand"
         for statuses in (["RUNNING"], ["RUNNING", "SUCCESSFUL"]):
             with self.subTest(statuses):
                 inside = Q(status__in=statuses)
@@ -259,6 +260,20 @@ class DBTaskResultTests(RowsTestCase):
         result = row.task_result
         self.assertEqual((result.id, result.task), (str(row.pk), row.task))
         self.assertEqual(result.db_result, row)
+
+    def test_the_row_of_a_result(self) -> None:
+        for name in self.names.values():
+            with self.subTest(name):
+                row = self.row(DBTaskResult, name)
+                result = row.task_result
+                with self.assertNumQueries(0):
+                    made = result.db_result
+                for field in DB_TASK_RESULT:
+                    self.assertEqual(getattr(made, field), getattr(row, field), field)
+                self.assertIs(made, result.db_result)
+                Job.objects.filter(pk=row.pk).update(priority=9)
+                made.refresh_from_db()
+                self.assertEqual(result.db_result.priority, 9)
 
     def test_a_task_that_is_gone(self) -> None:
         row = self.row(DBTaskResult, "failed")

@@ -1,8 +1,13 @@
 """The model: ``Job`` by the names of django-tasks-db."""
 
+from typing import Self
+from uuid import UUID
+
+from django.db import router
 from django.db.models import F
 
-from durable_tasks.compat import DEFAULT_TASK_QUEUE_NAME, AnyTask
+from durable_tasks.compat import DEFAULT_TASK_QUEUE_NAME, AnyTask, TaskResultStatus
+from durable_tasks.models import Job
 from durable_tasks.results import DurableTaskResult
 from durable_tasks_dropins import rows
 
@@ -32,6 +37,33 @@ class DBTaskResult(rows.JobRow):
         verbose_name = "Task Result"
         verbose_name_plural = "Task Results"
         ordering = [F("priority").desc(), F("run_after").asc(), F("enqueued_at").asc()]
+
+    @classmethod
+    def of(cls, result: DurableTaskResult) -> Self:
+        """Return the row as a result has it, without a query."""
+        successful = result.status == TaskResultStatus.SUCCESSFUL
+        last = result.errors[-1] if result.errors and not successful else None
+        row = cls(
+            id=UUID(result.id),
+            status=result.status.value,
+            enqueued_at=result.enqueued_at,
+            started_at=result.started_at,
+            finished_at=result.finished_at,
+            args_kwargs={"args": result.args, "kwargs": result.kwargs},
+            priority=result.task.priority,
+            task_path=result.task.module_path,
+            worker_ids=result.worker_ids,
+            queue_name=result.task.queue_name,
+            backend_name=result.backend,
+            run_after=result.task.run_after or rows.never(),
+            return_value=result._return_value,
+            # One who cancels leaves no traceback, and is not shown.
+            exception_class_path=last.exception_class_path if last and last.traceback else "",
+            traceback=last.traceback if last else "",
+        )
+        row._state.adding = False
+        row._state.db = router.db_for_write(Job)
+        return row
 
     @property
     def task(self) -> AnyTask:
