@@ -9,6 +9,7 @@ in everything that Django's queries do with it.
 from datetime import UTC, datetime
 from functools import lru_cache
 from json import JSONEncoder
+from operator import attrgetter
 from typing import Any, NoReturn, Self
 
 from django.apps.registry import Apps
@@ -46,11 +47,7 @@ def column(name: str, **options: Any) -> Any:
 
 def _pickled(field: Any) -> Any:
     """Return how to find a field again: Django's way looks for its model among the project's."""
-    return _field, (field.model, field.name)
-
-
-def _field(model: type[models.Model], name: str) -> Any:
-    return model._meta.get_field(name)
+    return attrgetter(f"{field.name}.field"), (field.model,)
 
 
 def resolved(expression: Any) -> Any:
@@ -103,10 +100,6 @@ class Shown(models.Field):  # type: ignore[type-arg]
 
     def get_col(self, alias: Any, output_field: Any = None) -> Col:
         return ShownCol(alias, self, self.plain)
-
-    @cached_property
-    def cached_col(self) -> Col:
-        return self.get_col(self.model._meta.db_table)
 
 
 class ShownText(Shown, models.TextField):  # type: ignore[type-arg]
@@ -224,10 +217,6 @@ class _StatusIn(_StatusLookup, In):
     pass
 
 
-def _time(year: int) -> datetime:
-    return datetime(year, 1, 1, tzinfo=UTC if settings.USE_TZ else None)
-
-
 # Expressions ----------------------------------------------------------------------------------
 
 
@@ -293,7 +282,7 @@ WORKER_IDS = Sql(
 
 def never() -> datetime:
     """Return the ``run_after`` that django-tasks-db gives to tasks without one."""
-    return _time(9999)
+    return datetime(9999, 1, 1, tzinfo=UTC if settings.USE_TZ else None)
 
 
 class _Never(Expression):
