@@ -262,6 +262,10 @@ class DBTaskResultTests(RowsTestCase):
         self.assertEqual(result.db_result, row)
 
     def test_the_row_of_a_result(self) -> None:
+        for name, status, traceback in (("brief", "FAILED", ""), ("late", "CANCELLED", "first")):
+            errors = {"errors": [error(None, traceback)], "exception_class_path": VALUE_ERROR}
+            [job] = make_jobs(1, status=status, task_path="tests.app.tasks.add", **errors)
+            self.names[job.id] = name
         for name in self.names.values():
             with self.subTest(name):
                 row = self.row(DBTaskResult, name)

@@ -6,7 +6,8 @@ from uuid import UUID
 from django.db import router
 from django.db.models import F
 
-from durable_tasks.compat import DEFAULT_TASK_QUEUE_NAME, AnyTask, TaskResultStatus
+from durable_tasks.compat import DEFAULT_TASK_QUEUE_NAME, AnyTask, TaskError, TaskResultStatus
+from durable_tasks.exceptions import TaskCancelled
 from durable_tasks.models import Job
 from durable_tasks.results import DurableTaskResult
 from durable_tasks_dropins import rows
@@ -41,8 +42,10 @@ class DBTaskResult(rows.JobRow):
     @classmethod
     def of(cls, result: DurableTaskResult) -> Self:
         """Return the row as a result has it, without a query."""
-        successful = result.status == TaskResultStatus.SUCCESSFUL
-        last = result.errors[-1] if result.errors and not successful else None
+        errors = [] if result.status == TaskResultStatus.SUCCESSFUL else result.errors
+        # Who cancels a job that waits leaves no error in its row.
+        stored = [each for each in errors if each.traceback or not _is_cancelling(each)]
+        last = stored[-1] if stored else None
         row = cls(
             id=UUID(result.id),
             status=result.status.value,
@@ -57,8 +60,7 @@ class DBTaskResult(rows.JobRow):
             backend_name=result.backend,
             run_after=result.task.run_after or rows.never(),
             return_value=result._return_value,
-            # One who cancels leaves no traceback, and is not shown.
-            exception_class_path=last.exception_class_path if last and last.traceback else "",
+            exception_class_path=last.exception_class_path if last else "",
             traceback=last.traceback if last else "",
         )
         row._state.adding = False
@@ -83,3 +85,7 @@ class DBTaskResult(rows.JobRow):
     def task_name(self) -> str:
         """The name of the task's function."""
         return str(self.task_path).rpartition(".")[2]
+
+
+def _is_cancelling(error: TaskError) -> bool:
+    return error.exception_class_path == f"{TaskCancelled.__module__}.{TaskCancelled.__qualname__}"
