@@ -15,12 +15,10 @@ def _db_result(result: TaskResult) -> "DBTaskResult":
     """The row as the result has it, made without a query; the same one at each access."""
     from .models import DBTaskResult  # late: models can't be imported while apps load
 
-    _ = result.args  # makes what is still to be made; then nobody needs _make, and it can keep ours
-    kept = getattr(result, "_make", None)
-    if isinstance(kept, DBTaskResult):
-        return kept
-    row = DBTaskResult.of(result)
-    object.__setattr__(result, "_make", row)
+    row: DBTaskResult | None = getattr(result, "_row", None)
+    if row is None:
+        row = DBTaskResult.of(result)
+        object.__setattr__(result, "_row", row)
     return row
 
 
