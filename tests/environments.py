@@ -3,11 +3,14 @@
 import fcntl
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTALL_SECONDS = 240
+# After an installation that failed none is tried for so many seconds: there may be no network.
+PAUSE_SECONDS = 300
 
 
 class InstallFailed(Exception):
@@ -23,15 +26,23 @@ def make_environment(folder: Path, wanted: Sequence[str]) -> Path:
     python = folder / "bin" / "python"
     stamp = folder / ".ready"
     made_of = "\n".join([sys.version, *wanted])
+    failed = folder.parent / "install-failed"
     folder.parent.mkdir(exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if stamp.exists() and stamp.read_text() == made_of:
             return python
+        if failed.exists() and time.time() - failed.stat().st_mtime < PAUSE_SECONDS:
+            raise InstallFailed(f"{failed.read_text()} (Not tried again: {failed} is new.)")
         print(f"Installing {', '.join(wanted)} in {folder.relative_to(ROOT)}", flush=True)
         base = getattr(sys, "_base_executable", None) or sys.executable
-        _run([ROOT / "scripts" / "make-venv", folder, base])
-        _run([python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *wanted])
+        try:
+            _run([ROOT / "scripts" / "make-venv", folder, base])
+            _run([python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *wanted])
+        except InstallFailed as error:
+            failed.write_text(str(error))
+            raise
+        failed.unlink(missing_ok=True)
         stamp.write_text(made_of)
     return python
 

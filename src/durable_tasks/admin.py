@@ -96,6 +96,7 @@ class JobAdmin(ReadOnlyAdmin):
             (
                 (_("Attempt"), error["attempt"], error["worker_id"] or "", error["traceback"])
                 for error in job.errors or ()
+                if error["exception_class_path"]
             ),
         )
 

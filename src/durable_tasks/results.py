@@ -177,7 +177,7 @@ def add_error(
 
 def add_entry(
     errors: list[dict[str, Any]] | None,
-    exception_class_path: str,
+    exception_class_path: str | None,
     traceback: str,
     *,
     attempt: int,
@@ -185,7 +185,10 @@ def add_entry(
     started_at: datetime | None,
     finished_at: datetime | None,
 ) -> list[dict[str, Any]]:
-    """As ``add_error()``, of an exception of which there is only the text."""
+    """As ``add_error()``, of an exception of which there is only the text; None: nothing is known.
+
+    Then the entry only tells the worker of that run.
+    """
     entry = {
         "attempt": attempt,
         "worker_id": worker_id,
@@ -501,6 +504,7 @@ def make_result(
     errors: list[TaskError] = [
         JobError(exception_class_path=entry["exception_class_path"], traceback=entry["traceback"])
         for entry in entries
+        if entry["exception_class_path"]
     ]
     path = f"{TaskCancelled.__module__}.{TaskCancelled.__qualname__}"
     if status == JobStatus.CANCELLED and not (errors and errors[-1].exception_class_path == path):

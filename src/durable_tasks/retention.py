@@ -9,6 +9,7 @@ from .compat import AnyTask
 from .exceptions import TaskNotFound
 from .retry import seconds_of
 from .schedules import Duration
+from .statuses import JobStatus
 
 if TYPE_CHECKING:
     from .options import Options
@@ -70,6 +71,10 @@ class Rule(NamedTuple):
 
     retain: Duration | None
     retain_failed: Duration | None  # FAILED or CANCELLED
+
+    def time(self, status: str) -> Duration | None:
+        """Return how long a job stays that has ended with this status."""
+        return self.retain if status == JobStatus.SUCCESSFUL else self.retain_failed
 
 
 class Retention(dict[str | tuple[str, str], Rule | None]):

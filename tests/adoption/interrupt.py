@@ -64,7 +64,7 @@ def end(child, number):
     """Send a signal, and again after a while: Python drops one that comes within a finalizer."""
     while os.waitpid(child, os.WNOHANG) == (0, 0):
         os.kill(child, number)
-        for _ in range(100):
+        for _ in range(10):
             if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 break
             time.sleep(0.005)

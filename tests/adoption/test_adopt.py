@@ -5,20 +5,23 @@ from datetime import timedelta
 from io import StringIO
 from unittest import mock
 
+from django.contrib import admin
 from django.core.management import call_command
 from django.core.management.base import CommandError
-from django.db import OperationalError, connection, connections
+from django.db import OperationalError, ProgrammingError, connection, connections, transaction
 from django.test import override_settings
 from django.utils import timezone
 
+from durable_tasks.admin import JobAdmin
 from durable_tasks.adoption import adopt as moving
 from durable_tasks.adoption import tables
 from durable_tasks.adoption.adopt import Adopted
 from durable_tasks.models import Job
+from durable_tasks.periodic import Periodic
 from durable_tasks.store import store_for
 
 from ..app import tasks
-from ..helpers import effects, from_django, tasks_setting, work
+from ..helpers import effects, from_django, run_command, tasks_setting, work
 from .old import (
     HOUR,
     DBTaskResult,
@@ -103,6 +106,12 @@ class WaitingTests(AdoptTestCase):
         self.assertEqual([job.id for job in ready], [first.id, second.id, third.id])
         self.assertIsNone(Job.objects.get(id=second.id).run_after)
 
+    def test_what_a_clock_ahead_of_ours_has_enqueued_is_due_now(self):
+        row = result(enqueued_at=timezone.now() + HOUR)
+        adopt()
+        job = Job.objects.get(id=row.id)
+        self.assertEqual((job.status, job.enqueued_at), ("READY", row.enqueued_at))
+
     def test_the_next_runs_of_periodic_tasks_are_left_to_ours(self):
         scheduled(periodic=True, run_after=timezone.now() + HOUR)
         output = adopt()
@@ -127,7 +136,7 @@ class FinishedTests(AdoptTestCase):
                 (row.enqueued_at, row.started_at, row.finished_at),
             )
             self.assertEqual((found.worker_ids, found.attempts), (["v", "w"], 2))
-            self.assertEqual(found.lost_runs, 1)
+            self.assertEqual((found.lost_runs, found.errors), (1, []))
 
     def test_a_failure_reads_as_before(self):
         path = "builtins.ValueError"
@@ -143,11 +152,24 @@ class FinishedTests(AdoptTestCase):
             self.assertEqual((found.status, found.worker_ids), ("FAILED", ["w"]))
             self.assertEqual(Job.objects.get(id=row.id).exception_class_path, path)
 
-    def test_a_failure_without_an_exception_keeps_its_worker(self):
-        row = result(**ended("FAILED"))
+    def test_a_failure_after_another_worker_was_lost_has_one_error(self):
+        path = "builtins.ValueError"
+        row = scheduled(**ended("FAILED", exception_path=path, worker_ids=["v", "w"]))
         adopt()
         found = tasks.mark.get_result(str(row.id))
-        self.assertEqual((found.errors, found.worker_ids), ([], ["w"]))
+        self.assertEqual([error.exception_class for error in found.errors], [ValueError])
+        self.assertEqual(found.worker_ids, ["v", "w"])
+        shown = JobAdmin(Job, admin.site).tracebacks(Job.objects.get(id=row.id))
+        self.assertEqual(shown.count("<pre>"), 1)
+        found.retry()
+        self.assertEqual(len(tasks.mark.get_result(str(row.id)).errors), 1)
+
+    def test_a_failure_without_an_exception_keeps_its_workers(self):
+        row = result(**ended("FAILED", worker_ids=["v", "w"]))
+        adopt()
+        found = tasks.mark.get_result(str(row.id))
+        self.assertEqual((found.errors, found.worker_ids), ([], ["v", "w"]))
+        self.assertIsNone(found.job.exception_class_path)
 
     def test_null_and_no_value_are_none(self):
         row = result(**ended())
@@ -164,6 +186,15 @@ class FinishedTests(AdoptTestCase):
         row = scheduled(**ended(periodic=True))
         adopt()
         self.assertEqual(Job.objects.get(id=row.id).schedule, path_of(tasks.mark))
+
+    def test_it_is_history_of_the_only_one_in_the_settings_that_has_its_task(self):
+        path = path_of(tasks.mark)
+        hourly = Periodic("1h", args=["key"], task=path)
+        for names, schedule in ((["nightly"], "nightly"), (["nightly", "weekly"], path)):
+            row = scheduled(**ended(periodic=True))
+            with override_settings(TASKS=tasks_setting(periodic=dict.fromkeys(names, hourly))):
+                adopt()
+            self.assertEqual(Job.objects.get(id=row.id).schedule, schedule)
 
     def test_the_time_of_deletion_is_kept_or_made(self):
         later = timezone.now() + timedelta(days=3)
@@ -242,7 +273,9 @@ class RunningTests(AdoptTestCase):
         adopt()
         job = Job.objects.get(id=row.id)
         self.assertEqual((job.status, job.attempts, job.lost), ("FAILED", 3, 3))
-        self.assertEqual(tasks.mark.get_result(str(row.id)).worker_ids, ["u", "v", "w"])
+        found = tasks.mark.get_result(str(row.id))
+        self.assertEqual(found.worker_ids, ["u", "v", "w"])
+        self.assertIn("Lost 3 times", found.errors[-1].traceback)
 
     def test_one_word_for_all(self):
         rows = [self.run_of(tasks.mark), self.run_of(tasks.once_mark)]
@@ -343,6 +376,9 @@ class RefusalTests(AdoptTestCase):
         self.assertIn("2 rows are of the backend 'old', and TASKS['old'] does not exist", message)
         self.assertIn("--backend old=ALIAS", message)
         self.assert_nothing_moved()
+        message = self.refused("--backend", "odl=default", "--backend", "old=default")
+        self.assertIn("--backend odl=default: no row is of the backend 'odl'", message)
+        self.assert_nothing_moved()
         adopt("--backend", "old=default")
         self.assertEqual(set(Job.objects.values_list("backend_name", flat=True)), {"default"})
         self.assertEqual(Job.objects.count(), 3)
@@ -421,8 +457,28 @@ class RefusalTests(AdoptTestCase):
 
     def test_a_worker_that_takes_tasks_meanwhile_is_told(self):
         row = scheduled()
-        ScheduledTask.objects.filter(id=row.id).update(started_at=timezone.now() + HOUR)
-        self.assertIn("has started 1 tasks meanwhile: they may run twice", self.refused())
+        for change in (
+            {"started_at": timezone.now() + HOUR},
+            {"started_at": timezone.now() - HOUR, "finished_at": timezone.now() + HOUR},
+        ):
+            ScheduledTask.objects.filter(id=row.id).update(**change)
+            message = self.refused()
+            self.assertIn("started or ended 1 tasks meanwhile: they may run twice", message)
+            self.assertNotIn("you can drop", self.printed)
+
+    def test_a_worker_that_has_run_what_was_taken_is_told(self):
+        waited, ran = result(), scheduled(status="RUNNING", worker_ids=["w"])
+        adopt()
+        adopt()  # nothing has happened since
+        DBTaskResult.objects.filter(id=waited.id).update(status="RUNNING")
+        ScheduledTask.objects.filter(id=ran.id).update(**ended())
+        self.assertIn("An old worker has run 2 tasks since they were taken", self.refused())
+        for row, status in ((waited, "RUNNING"), (ran, "SUCCESSFUL")):
+            [line] = [
+                line for line in self.printed.splitlines() if line.endswith(f", {status} there")
+            ]
+            self.assertIn(row.id.hex, line.replace("-", ""))
+        self.assertNotIn("you can drop", self.printed)
 
 
 class AgainTests(AdoptTestCase):
@@ -450,6 +506,14 @@ class AgainTests(AdoptTestCase):
         self.assertEqual(Job.objects.count(), 0)
         self.assertCountEqual(effects(), ["a", "b"])
 
+    def test_history_that_was_deleted_does_not_come_back(self):
+        result(**ended())
+        scheduled(**ended("FAILED"))
+        adopt()
+        Job.objects.all().delete()
+        self.assertIn("0 tasks adopted", adopt())
+        self.assertEqual(Job.objects.count(), 0)
+
     def test_what_was_enqueued_since_is_taken(self):
         result("a")
         adopt()
@@ -460,8 +524,8 @@ class AgainTests(AdoptTestCase):
     def test_history_that_was_left_can_follow(self):
         result("a")
         history = scheduled(**ended())
-        adopt("--no-finished")
-        adopt()
+        self.assertNotIn("you can drop", adopt("--no-finished"))
+        self.assertIn("you can drop", adopt())
         self.assertTrue(Job.objects.filter(id=history.id).exists())
 
     def test_two_at_once(self):
@@ -483,7 +547,7 @@ class AgainTests(AdoptTestCase):
             thread.join()
         self.assertEqual(failures, [])
         self.assertCountEqual(Job.objects.values_list("id", flat=True), [row.id for row in rows])
-        self.assertEqual(Adopted.objects.count(), 200)
+        self.assertEqual(Adopted.objects.count(), len(rows))
 
     def test_a_conflict_with_others_is_tried_again(self):
         result()
@@ -501,7 +565,9 @@ class AgainTests(AdoptTestCase):
             mock.patch.object(moving.Adoption, "_in_transaction", in_transaction),
             mock.patch.object(store, "is_busy", lambda store, error: isinstance(error, Conflict)),
         ):
-            self.assertIn("0 tasks adopted", adopt())  # the first try was committed after all
+            output = adopt()
+        self.assertIn("0 tasks adopted", output)  # the first try was committed after all
+        self.assertEqual(output.count("others have locked rows: waiting"), 1)
         self.assertEqual((len(tried), Job.objects.count()), (3, 1))
 
     def test_after_a_fault_the_next_run_goes_on(self):
@@ -551,8 +617,19 @@ class OutputTests(AdoptTestCase):
 
     def test_interrupted(self):
         result()
-        with mock.patch.object(moving.Adoption, "move", side_effect=KeyboardInterrupt):
-            self.assertIn("run this again", self.refused())
+        terminal = StringIO()
+        terminal.isatty = lambda: True
+
+        def move(adoption, table):
+            yield moving.Report()
+            raise KeyboardInterrupt
+
+        with (
+            mock.patch.object(moving.Adoption, "move", move),
+            self.assertRaisesRegex(CommandError, "run this again"),
+        ):
+            call_command("adopt_tasks", stdout=terminal)
+        self.assertTrue(terminal.getvalue().endswith(" rows\n"))
 
 
 class PlaceTests(AdoptTestCase):
@@ -570,7 +647,7 @@ class PlaceTests(AdoptTestCase):
             row = DBTaskResult.objects.using("other").create(
                 args_kwargs={"args": ["far"], "kwargs": {}}
             )
-            self.assertIn("nothing to adopt", adopt())
+            self.assertIn("'other' has: --database other", self.refused())
             adopt("--database", "other")
             adopt("--database", "other")
         self.assertEqual([job.id for job in Job.objects.all()], [row.id])
@@ -602,6 +679,47 @@ class PlaceTests(AdoptTestCase):
                 self.assertCountEqual(Job.objects.values_list("id", flat=True), ids)
                 Job.objects.all().delete()
                 Adopted.objects.all().delete()
+
+
+class RoleTests(AdoptTestCase):
+    def test_a_database_without_autocommit(self):
+        row = result()
+        done = run_command(
+            "adopt_tasks", env={"DURABLE_TASKS_TEST_DATABASE": '{"AUTOCOMMIT": false}'}
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertTrue(Job.objects.filter(id=row.id).exists())
+
+    def test_a_role_that_can_make_no_table(self):
+        result()
+        editor = connection.SchemaEditorClass
+        with mock.patch.object(
+            editor, "create_model", side_effect=ProgrammingError("permission denied")
+        ):
+            message = self.refused()
+        self.assertIn("durable_tasks_adopted can't be made: permission denied\nRun ad", message)
+        self.assertEqual(Job.objects.count(), 0)
+
+    def test_in_a_transaction(self):
+        if connection.vendor != "sqlite":
+            self.skipTest("Others can make the table in a transaction.")
+        result()
+        with transaction.atomic():
+            self.assertIn("migrate, and not in a transaction", self.refused())
+
+    def test_a_view_of_the_old_name(self):
+        row = result()
+        name = DBTaskResult._meta.db_table
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {name} RENAME TO old_results")
+            cursor.execute(f"CREATE VIEW {name} AS SELECT DISTINCT * FROM old_results")
+        try:
+            adopt()
+        finally:
+            with connection.cursor() as cursor:
+                cursor.execute(f"DROP VIEW {name}")
+                cursor.execute(f"ALTER TABLE old_results RENAME TO {name}")
+        self.assertEqual([job.id for job in Job.objects.all()], [row.id])
 
 
 class OlderTests(AdoptTestCase):

@@ -444,7 +444,10 @@ class ExchangeContract(StoreTestCase):
                 Job.objects.all().delete()
                 make_jobs(count)
                 finishes = [succeeded(claim, "x" * size) for claim in self.claim(count)]
-                self.assertEqual([len(batch) for batch in batches(finishes)], expected)
+                self.assertEqual(
+                    [len(batch) for batch in batches(finishes, lambda finish: finish.size)],
+                    expected,
+                )
                 self.assertEqual(len(self.finish(*finishes)), count)
                 stored = Job.objects.values_list("status", "return_value")
                 self.assertEqual(set(stored), {("SUCCESSFUL", "x" * size)})

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-import pytest
 from django.utils import timezone
 
 from durable_tasks.models import Job
@@ -19,7 +18,6 @@ from .jobs import StoreTestCase, make_jobs, make_running
 TABLE = Job._meta.db_table
 
 
-@pytest.mark.any_version
 class PlanContract(StoreTestCase):
     primary_key: str
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 from uuid import UUID
 
 from django.apps.registry import Apps
+from django.core.exceptions import ImproperlyConfigured
 from django.db import (
     DatabaseError,
     connections,
@@ -26,23 +27,23 @@ from ..compat import InvalidTaskBackend, task_backends
 from ..models import Job
 from ..statuses import ENDED
 from ..store import store_for
-from ..store.messages import MAX_BATCH_BYTES
+from ..store.inserting import INSERT_BATCH
+from ..store.messages import batches
 from .rows import BadRow, OldRow, Outcome, Running, job_of
-from .tables import WORKER_TIMEOUT, CannotAdopt, OldTable, find_tables, wait_until_gone
+from .tables import WORKER_TIMEOUT, CannotAdopt, OldTable, find_tables, has_tables, wait_until_gone
 
-# Rows of one INSERT.
-INSERT_BATCH = 100
 # How often a batch that met a conflict with others is tried, and the longest pause between, in s.
 TRIES, LONGEST_PAUSE = 30, 0.5
 
 
 class Adopted(models.Model):  # noqa: DJ008
-    """The id of a row that was taken before it had ended: once is enough, even if its job is gone.
+    """A row that was taken, and its status then: once is enough, even if its job is gone.
 
     In no registry of models, so no project has a migration for it: ``prepare()`` makes the table.
     """
 
     id = models.UUIDField(primary_key=True)
+    status = models.CharField(max_length=10)
     objects: ClassVar[models.Manager["Adopted"]] = models.Manager()
 
     class Meta:
@@ -54,14 +55,17 @@ class Adopted(models.Model):  # noqa: DJ008
 
 @dataclass
 class Report:
-    """What became of rows. ``bad``: those that can't be moved: table, id and why."""
+    """What became of rows. ``bad``: those that can't be moved: table, id and why. ``ran``: those
+    that an old worker has run since they were taken: table, id and status."""
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     bad: list[str] = field(default_factory=list)
+    ran: list[str] = field(default_factory=list)
 
     def add(self, other: "Report") -> None:
         self.outcomes += other.outcomes
         self.bad += other.bad
+        self.ran += other.ran
 
 
 class Adoption:
@@ -92,12 +96,17 @@ class Adoption:
         self.dry_run = dry_run
         self.store = store_for(connections[self.alias])
         self._remembers = False
+        self._waited = False
 
     def prepare(self, say: Callable[[str], None]) -> list[OldTable]:
         """Return the tables to move, having made sure that they can be.
 
         Waits for workers to be gone, which ``say`` is told. Raises ``CannotAdopt``.
         """
+        self._say = say
+        for alias in {self.alias, self.database}:
+            if not connections[alias].in_atomic_block:
+                connections[alias].set_autocommit(True)  # its settings may have it otherwise
         there = connections[self.alias].introspection.table_names()
         if Job._meta.db_table not in there:
             raise CannotAdopt(
@@ -105,6 +114,8 @@ class Adoption:
                 f"migrate --database {self.alias}."
             )
         tables = find_tables(self.database)
+        if not tables:
+            self._look_elsewhere()
         self._check_backends(tables)
         self._remembers = Adopted._meta.db_table in there
         if tables and not self.dry_run:
@@ -126,13 +137,23 @@ class Adoption:
         for finished in (False, True) if self.finished else (False,):
             ids = table.ids(finished=finished, after=None, limit=self.batch_size)
             while ids:
-                new = self._new(ids)
-                report = Report(Counter({Outcome.THERE: len(ids) - len(new)}))
+                report = Report()
+                new = self._new(table, ids, report)
                 if new:
                     report.add(self._move_batch(table, new))
                 yield report
                 reset_queries()  # with DEBUG, Django keeps them
-                ids = table.ids(finished=finished, after=ids[-1], limit=self.batch_size)
+                ids = table.ids(finished=finished, after=[*ids][-1], limit=self.batch_size)
+
+    def _look_elsewhere(self) -> None:
+        """Raise ``CannotAdopt`` if another database has the tables."""
+        for alias in connections.settings:
+            with suppress(DatabaseError, ImproperlyConfigured):
+                if alias != self.database and has_tables(alias):
+                    raise CannotAdopt(
+                        f"The database {self.database!r} has no table of django-tasks-db or "
+                        f"django-dbtasks, but {alias!r} has: --database {alias}"
+                    )
 
     # Backends
 
@@ -145,7 +166,12 @@ class Adoption:
                 if self.finished or status not in ENDED:
                     rows[name] += count
                 waiting[name] += count * (status not in ENDED)
-        wrong = []
+        # Where nothing was ever enqueued, the same command line does no harm.
+        wrong = [
+            f"--backend {name}={alias}: no row is of the backend {name!r}."
+            for name, alias in self.backends.items()
+            if waiting and name not in waiting
+        ]
         for name, count in sorted(rows.items()):
             alias = self.backends.get(name, name)
             backend = self._backend(alias)
@@ -178,6 +204,9 @@ class Adoption:
             return self._in_transaction(table, ids)
         except (DatabaseError, ValueError, OverflowError) as error:
             if self.store.is_busy(error) and tried < TRIES:
+                if not self._waited:
+                    self._say(f"{table.name}: others have locked rows: waiting for them ...")
+                self._waited = True
                 time.sleep(random.uniform(0.5, 1) * min(0.02 * tried, LONGEST_PAUSE))
                 return self._move_batch(table, ids, tried + 1)
             if isinstance(error, DatabaseError) and not self.store.is_data_error(error):
@@ -200,12 +229,11 @@ class Adoption:
     def _take(self, table: OldTable, rows: Sequence[OldRow]) -> Report:
         """Insert the jobs that rows become, which are locked where that is possible."""
         report = Report()
-        new = set(self._new([row["id"] for row in rows]))
+        new = self._new(table, {row["id"]: row["status"] for row in rows}, report)
         now = clock.now()
         jobs = []
         for row in rows:
             if row["id"] not in new:
-                report.outcomes[Outcome.THERE] += 1
                 continue
             alias = self.backends.get(row["backend_name"], row["backend_name"])
             backend = self._backend(alias)
@@ -225,33 +253,39 @@ class Adoption:
         return report
 
     def _insert(self, jobs: Sequence[tuple[OldRow, Job]]) -> None:
-        taken = [Adopted(job.id) for row, job in jobs if row["status"] not in ENDED]
+        taken = [Adopted(job.id, row["status"]) for row, job in jobs]
         Adopted.objects.using(self.alias).bulk_create(taken)
-        group: list[Job] = []
-        size = 0
-        for row, job in jobs:
-            length = sum(len(value) for value in row.values() if isinstance(value, str))
-            if len(group) == INSERT_BATCH or (group and size + length > MAX_BATCH_BYTES):
-                Job.objects.using(self.alias).bulk_create(group)
-                group, size = [], 0
-            group.append(job)
-            size += length
-        Job.objects.using(self.alias).bulk_create(group)
+        for batch in batches(jobs, lambda pair: _size(pair[0]), most=INSERT_BATCH):
+            Job.objects.using(self.alias).bulk_create(job for _, job in batch)
 
     # What was taken before
 
-    def _new(self, ids: Sequence[object]) -> list[object]:
-        """Return those of these ids, as they are stored, that neither are jobs nor have been."""
+    def _new(self, table: OldTable, statuses: Mapping[object, str], report: Report) -> list[object]:
+        """Return those of these rows that neither are jobs nor have been; report the others.
+
+        ``statuses``: by the ids, as they are stored.
+        """
         made: dict[object, UUID] = {}
-        for id in ids:
+        for id in statuses:
             with suppress(ValueError):  # of a row that can't be moved
                 made[id] = UUID(str(id))
-        known: set[UUID | None] = set()
-        for model in (Job, Adopted) if self._remembers else (Job,):
-            for some in batched(made.values(), 500):
-                there = model._default_manager.using(self.alias).filter(pk__in=some)
-                known.update(there.values_list("pk", flat=True))
-        return [id for id in ids if made.get(id) not in known]
+        before: dict[UUID | None, str | None] = {}
+        for some in batched(made.values(), 500):
+            jobs = Job.objects.using(self.alias).filter(pk__in=some)
+            before.update(dict.fromkeys(jobs.values_list("pk", flat=True)))
+            if self._remembers:
+                taken = Adopted.objects.using(self.alias).filter(pk__in=some)
+                before.update(taken.values_list("pk", "status"))
+        new = []
+        for id, status in statuses.items():
+            if made.get(id) not in before:
+                new.append(id)
+            elif before[made[id]] in (None, status):
+                report.outcomes[Outcome.THERE] += 1
+            else:
+                report.outcomes[Outcome.RAN] += 1
+                report.ran.append(f"{table.name} {id}: run by an old worker, {status} there")
+        return new
 
     def _make_memory(self) -> None:
         if self._remembers:
@@ -260,11 +294,19 @@ class Adoption:
         try:
             with connection.schema_editor() as editor:
                 editor.create_model(Adopted)
-        except DatabaseError:
+        except DatabaseError as error:
             # Another run may have been faster.
             if Adopted._meta.db_table not in connection.introspection.table_names():
-                raise
+                raise CannotAdopt(
+                    f"The table {Adopted._meta.db_table} can't be made: {str(error).strip()}\n"
+                    "Run adopt_tasks as the role that runs migrate, and not in a transaction. "
+                    "Nothing was moved."
+                ) from error
         self._remembers = True
+
+
+def _size(row: OldRow) -> int:
+    return sum(len(value) for value in row.values() if isinstance(value, str))
 
 
 def _named(table: OldTable, id: object, error: Exception) -> str:

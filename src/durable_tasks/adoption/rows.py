@@ -7,10 +7,10 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from ..backend import DatabaseBackend
+from ..chores.rescue import fails_if_lost, worker_lost
 from ..compat import TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
-from ..exceptions import TaskNotFound, WorkerLost
 from ..models import MAX_NAME, MAX_PATH, MAX_WORKER_ID, Job
-from ..results import add_entry, add_error, cut_traceback, dumps, find_task, storable
+from ..results import add_entry, add_error, cut_traceback, dumps, storable
 from ..statuses import ENDED, JobStatus
 
 # A row's columns, by what django-tasks-db calls them if the packages do not agree.
@@ -33,6 +33,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
     # Not moved
     THERE = "taken before"
+    RAN = "taken before, and run by an old worker since"
     EXPIRED = "ended, and to be deleted by now"
     PERIODIC = "next runs of periodic tasks (the workers make their own)"
 
@@ -91,15 +92,21 @@ def _job(row: OldRow, backend: DatabaseBackend, now: datetime) -> Job:
         args=args,
         kwargs=kwargs,
         run_after=run_after,
-        run_at=run_after or row["enqueued_at"],
+        run_at=run_after or min(row["enqueued_at"], now),  # its host's clock may be ahead
         enqueued_at=row["enqueued_at"],
         started_at=row.get("started_at"),
         last_attempted_at=row.get("started_at"),
-        # By the path: so its periodic task is called in our settings, too.
-        schedule=path if row.get("periodic") else None,
+        schedule=_schedule(path, backend) if row.get("periodic") else None,
     )
-    _add_runs(job, row, now)
+    _add_runs(job, row, backend.durable_options.max_lost, now)
     return job
+
+
+def _schedule(path: str, backend: DatabaseBackend) -> str:
+    """Return what our settings call the periodic task that enqueued a task; its path if unclear."""
+    periodic = backend.durable_options.periodic
+    names = [name for name, each in periodic.items() if (each.task or name) == path]
+    return names[0] if len(names) == 1 else path
 
 
 def _arguments(row: OldRow) -> tuple[list[Any], dict[str, Any]]:
@@ -112,7 +119,7 @@ def _arguments(row: OldRow) -> tuple[list[Any], dict[str, Any]]:
     return args, kwargs
 
 
-def _add_runs(job: Job, row: OldRow, now: datetime) -> None:
+def _add_runs(job: Job, row: OldRow, max_lost: int, now: datetime) -> None:
     """Add what is known of the runs so far: all but one that ended were lost with their worker."""
     workers = _json(row, "worker_ids", list) if row.get("worker_ids") else []
     owner = row.get("worker_id")
@@ -130,16 +137,18 @@ def _add_runs(job: Job, row: OldRow, now: datetime) -> None:
     job.lost = len(runs)
     errors: list[dict[str, Any]] = []
     for attempt, worker in enumerate(runs, 1):
-        # Of earlier runs it is not known when they were.
+        # Of earlier runs it is not known when they were, nor in history what it did not tell.
         is_last = status == JobStatus.RUNNING and attempt == job.attempts
-        errors = add_error(
-            errors,
-            WorkerLost(f"The worker {worker!r} was lost while it had this job."),
-            attempt=attempt,
-            worker_id=worker,
-            started_at=row.get("started_at") if is_last else None,
-            finished_at=now if is_last else None,
-        )
+        run: dict[str, Any] = {
+            "attempt": attempt,
+            "worker_id": worker,
+            "started_at": row.get("started_at") if is_last else None,
+            "finished_at": now if is_last else None,
+        }
+        if status in ENDED:
+            errors = add_entry(errors, None, "", **run)
+        else:
+            errors = add_error(errors, worker_lost(worker, attempt, max_lost), **run)
     path = row.get("exception_class_path")
     if status == JobStatus.FAILED and path:
         errors = add_entry(
@@ -164,22 +173,16 @@ def _fails(job: Job, backend: DatabaseBackend, running: Running) -> bool:
     """Return whether a job ends that was running: as its rescue would decide, unless it is said."""
     if running is not None:
         return running == "fail"
-    try:
-        task = find_task(job.task_path)
-    except TaskNotFound:
-        task = None  # running it says what is wrong
-    fails = getattr(task, "on_worker_lost", "retry") == "fail"
-    return fails or job.lost >= backend.durable_options.max_lost
+    # Running a task that is gone says what is wrong.
+    return bool(fails_if_lost(job.task_path)) or job.lost >= backend.durable_options.max_lost
 
 
 def _retain(job: Job, backend: DatabaseBackend) -> None:
     """Say when an ended job is to be deleted, if nothing has said so before."""
     if job.delete_after is None and job.finished_at is not None:
         rule = backend.retention.of(job.task_path, job.schedule)
-        if rule is not None:
-            successful = job.status == JobStatus.SUCCESSFUL
-            time = rule.retain if successful else rule.retain_failed
-            job.delete_after = None if time is None else job.finished_at + time
+        if rule is not None and (time := rule.time(job.status)) is not None:
+            job.delete_after = job.finished_at + time
 
 
 def _text(row: OldRow, name: str, limit: int) -> str:

@@ -27,6 +27,10 @@ _NAMES = {
     "backend": "backend_name",
     "exception_path": "exception_class_path",
 }
+_TABLES = (
+    ("django-tasks-db", "django_tasks_database_dbtaskresult"),
+    ("django-dbtasks", "dbtasks_scheduledtask", WORKERS),
+)
 _NEEDED = {"id", "status", "task_path", "queue_name", "backend_name", "enqueued_at"}
 _TIMES = ("run_after", "enqueued_at", "started_at", "finished_at", "delete_after")
 _FINISHED = "status IN ('SUCCESSFUL', 'FAILED')"
@@ -40,7 +44,7 @@ class CannotAdopt(DurableTasksError):
 class OldTable:
     """One of the tables. ``columns``: what it calls its columns, by what they are called here.
 
-    ``drops``: all that can be dropped when this can.
+    ``drops``: all that can be dropped when this can. ``is_view``: its rows can't be locked.
     """
 
     package: str
@@ -48,6 +52,7 @@ class OldTable:
     store: Store
     columns: dict[str, str]
     drops: tuple[str, ...]
+    is_view: bool
 
     @property
     def alias(self) -> str:
@@ -61,26 +66,25 @@ class OldTable:
         )
         return Counter({(status, name): count for status, name, count in rows})
 
-    def ids(self, *, finished: bool, after: object, limit: int) -> list[object]:
-        """Return the next ids, as they are stored, of rows that have or have not ended."""
+    def ids(self, *, finished: bool, after: object, limit: int) -> dict[object, str]:
+        """Return the next rows that have or have not ended: statuses by ids, as they are stored."""
         condition = _FINISHED if finished else f"NOT {_FINISHED}"
         params: list[object] = [limit]
         if after is not None:
             condition += " AND id > %s"
             params.insert(0, after)
         rows = self.store.rows(
-            f"SELECT id FROM {self.name} WHERE {condition} ORDER BY id LIMIT %s", params
+            f"SELECT id, status FROM {self.name} WHERE {condition} ORDER BY id LIMIT %s", params
         )
-        return [row[0] for row in rows]
+        return dict(rows)
 
     def rows(self, ids: Sequence[object], *, lock: bool) -> list[OldRow]:
         """Return these rows as the database has them; ``lock``: until the transaction's end."""
         if not ids:
             return []
         columns = ", ".join(map(self._quote, self.columns))
-        locking = (
-            "FOR UPDATE" if lock and self.store.connection.features.has_select_for_update else ""
-        )
+        locks = lock and not self.is_view and self.store.connection.features.has_select_for_update
+        locking = "FOR UPDATE" if locks else ""
         marks = ",".join(["%s"] * len(ids))
         rows = self.store.rows(
             f"SELECT {columns} FROM {self.name} WHERE id IN ({marks}) ORDER BY id {locking}", ids
@@ -98,12 +102,15 @@ class OldTable:
                     raise BadRow(f"{name} is {value!r}")
         return {**row, **made}
 
-    def started_since(self, when: datetime) -> int:
-        """Return how many of the rows a worker has started since then."""
-        if "started_at" not in self.columns:
+    def run_since(self, when: datetime) -> int:
+        """Return how many of the rows a worker has started or ended since then."""
+        times = [name for name in ("started_at", "finished_at") if name in self.columns]
+        if not times:
             return 0
+        condition = " OR ".join(f"{name} >= %s" for name in times)
         [count] = self.store.row(
-            f"SELECT COUNT(*) FROM {self.name} WHERE started_at >= %s", [self.store.to_time(when)]
+            f"SELECT COUNT(*) FROM {self.name} WHERE {condition}",
+            [self.store.to_time(when)] * len(times),
         )
         return int(count)
 
@@ -111,16 +118,20 @@ class OldTable:
         return str(self.store.connection.ops.quote_name(self.columns[name]))
 
 
+def has_tables(alias: str) -> bool:
+    """Return whether this database has one of the tables."""
+    there = connections[alias].introspection.table_names(include_views=True)
+    return any(table in there for _, table, *_ in _TABLES)
+
+
 def find_tables(alias: str) -> list[OldTable]:
     """Return those of the tables that this database has. Raises ``CannotAdopt``."""
     connection = connections[alias]
     store = store_for(connection)
-    there = set(connection.introspection.table_names())
+    tables = set(connection.introspection.table_names())
+    there = set(connection.introspection.table_names(include_views=True))
     found = []
-    for package, table, *others in (
-        ("django-tasks-db", "django_tasks_database_dbtaskresult"),
-        ("django-dbtasks", "dbtasks_scheduledtask", WORKERS),
-    ):
+    for package, table, *others in _TABLES:
         if table not in there:
             continue
         with connection.cursor() as cursor:
@@ -135,7 +146,7 @@ def find_tables(alias: str) -> list[OldTable]:
                 f"of {package} that is not known here."
             )
         drops = (table, *(other for other in others if other in there))
-        found.append(OldTable(package, table, store, columns, drops))
+        found.append(OldTable(package, table, store, columns, drops, table not in tables))
     return found
 
 

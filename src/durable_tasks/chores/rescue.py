@@ -87,16 +87,29 @@ def rescue_jobs(
 
 
 def _decide(claim: Claim, now: datetime, max_lost: int) -> Finish:
-    try:
-        fails = getattr(find_task(claim.task_path), "on_worker_lost", "retry") == "fail"
-    except TaskNotFound:
+    fails = fails_if_lost(claim.task_path)
+    if fails is None:
         # Only the start of a task that fails is written before its first loss. Otherwise running it
         # says what is wrong.
         fails = claim.lost == 0 and claim.started_lease == claim.lease
     if is_marked(claim, fails=fails) and claim.started_lease != claim.lease:
         return Finish.unstarted(claim)
     times = claim.lost + 1
-    error = WorkerLost(f"The worker {claim.worker_id!r} was lost while it had this job.")
+    error = worker_lost(claim.worker_id, times, max_lost)
+    return Finish.rescued(claim, error, again=not fails and times < max_lost, now=now)
+
+
+def fails_if_lost(path: str) -> bool | None:
+    """Return whether a task fails when its worker is lost; None if there is no such task."""
+    try:
+        return getattr(find_task(path), "on_worker_lost", "retry") == "fail"
+    except TaskNotFound:
+        return None
+
+
+def worker_lost(worker_id: str | None, times: int, max_lost: int) -> WorkerLost:
+    """Return the error of a job whose worker was lost, for the ``times``-th time."""
+    error = WorkerLost(f"The worker {worker_id!r} was lost while it had this job.")
     if times >= max_lost:
         error.add_note(f"Lost {times} times: the job may be what ends its workers.")
-    return Finish.rescued(claim, error, again=not fails and times < max_lost, now=now)
+    return error

@@ -29,7 +29,7 @@ from .messages import (
     Queues,
     batches,
 )
-from .pruning import Pruning
+from .pruning import Deleting
 
 # Where workers listen.
 CHANNEL = "durable_tasks"
@@ -46,7 +46,7 @@ _OF_A_RUN = (
 )
 
 
-class Store(Inserting, Claiming, Pruning):
+class Store(Inserting, Claiming, Deleting):
     """What the engine asks of a database, on one connection."""
 
     # Can a row's value be longer than the database takes in one statement? Bytes, or None.
@@ -83,7 +83,7 @@ class Store(Inserting, Claiming, Pruning):
         """
         for finish in finishes:
             finish.counted = False
-        *others, last = batches(finishes)
+        *others, last = batches(finishes, lambda finish: finish.size)
         for batch in others:
             self._save(batch, 0, queues, worker_id, now)
         if want:

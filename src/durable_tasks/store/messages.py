@@ -1,7 +1,7 @@
 """What the engine and a store say to each other: new jobs, claims, and what became of them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
@@ -327,7 +327,7 @@ class Finish:
 
     def retain(self, rule: Rule) -> None:
         """Say when the job, which ends with this, is to be deleted, if ever."""
-        time = rule.retain if self.status == _SUCCESSFUL else rule.retain_failed
+        time = rule.time(self.status)
         if time is not None:
             assert self.finished_at is not None
             self.delete_after = self.finished_at + time
@@ -356,7 +356,6 @@ class Finish:
 
 
 # Plain texts: an Enum's members take longer to look up.
-_SUCCESSFUL = JobStatus.SUCCESSFUL.value
 _ENDED = frozenset(status.value for status in ENDED)
 
 # What each ending writes. When a run that is not the last ended is told by the job's errors.
@@ -440,16 +439,21 @@ def claim_order(claim: Claim) -> tuple[int, datetime, int]:
     return (-claim.priority, claim.run_at, claim.id.int)
 
 
-def batches(finishes: Sequence[Finish]) -> list[list[Finish]]:
-    """Return the finishes in batches bounded by count and bytes; at least one, perhaps empty."""
-    made: list[list[Finish]] = [[]]
+def batches[T](
+    items: Iterable[T], size: Callable[[T], int], *, most: int = MAX_BATCH
+) -> list[list[T]]:
+    """Return finishes or rows in batches bounded by count and bytes; at least one, perhaps empty.
+
+    ``size``: returns the bytes of one. ``most``: how many are in a batch.
+    """
+    made: list[list[T]] = [[]]
     room = MAX_BATCH_BYTES
-    for finish in finishes:
-        room -= finish.size
-        if made[-1] and (room < 0 or len(made[-1]) >= MAX_BATCH):
+    for item in items:
+        room -= size(item)
+        if made[-1] and (room < 0 or len(made[-1]) >= most):
             made.append([])
-            room = MAX_BATCH_BYTES - finish.size
-        made[-1].append(finish)
+            room = MAX_BATCH_BYTES - size(item)
+        made[-1].append(item)
     return made
 
 

@@ -12,7 +12,7 @@ from .database import TABLE, Database, marks
 _NOT_ENDED = ",".join(f"'{status.value}'" for status in JobStatus if status not in ENDED)
 
 
-class Pruning(Database):
+class Deleting(Database):
     """Deletes jobs that are old, or whose time to be deleted has come."""
 
     @abstractmethod

@@ -16,7 +16,7 @@ from .. import durable_backend, one_line_errors
 
 # Characters of the progress bar.
 BAR = 30
-NOT_MOVED = (Outcome.THERE, Outcome.EXPIRED, Outcome.PERIODIC)
+NOT_MOVED = (Outcome.THERE, Outcome.RAN, Outcome.EXPIRED, Outcome.PERIODIC)
 
 
 def batch_size(text: str) -> int:
@@ -114,24 +114,34 @@ class Command(BaseCommand):
                 f"The database {adoption.database!r} has no table of django-tasks-db or "
                 "django-dbtasks: there is nothing to adopt."
             )
-        bad: list[str] = []
+        total = Report()
         for table in tables:
             report = self._move(adoption, table)
             self._summarise(adoption, table, report)
-            bad += report.bad
-        for line in bad:
+            total.add(report)
+        for line in (*total.bad, *total.ran):
             self.stderr.write(line)
-        problems = [f"{len(bad):,} rows can't be moved, see above."] if bad else []
+        problems = []
+        if total.bad:
+            problems.append(f"{len(total.bad):,} rows can't be moved, see above.")
+        if total.ran:
+            problems.append(
+                f"An old worker has run {len(total.ran):,} tasks since they were taken, see above: "
+                "they run here as well, or have. Stop all old workers."
+            )
         if not adoption.dry_run:
             for table in tables:
-                if started := table.started_since(began):
+                if count := table.run_since(began):
                     problems.append(
-                        f"A worker of {table.package} has started {started:,} tasks meanwhile: "
-                        "they may run twice. Stop all of its workers, then run this again."
+                        f"A worker of {table.package} has started or ended {count:,} tasks "
+                        "meanwhile: they may run twice. Stop all of its workers, then run this "
+                        "again."
                     )
         if problems:
             raise CommandError("\n".join(problems))
-        if tables and not adoption.dry_run:
+        if tables and not adoption.finished:
+            self._say("What has ended was left out: without --no-finished it follows.")
+        elif tables and not adoption.dry_run:
             drops = [name for table in tables for name in table.drops]
             self._say(
                 "If processes with the old package have enqueued since, run this again. Once "
@@ -144,15 +154,17 @@ class Command(BaseCommand):
         report = Report()
         shows = self._says and self.stdout.isatty() and total > 0
         done = 0
-        for batch in adoption.move(table):
-            report.add(batch)
+        try:
+            for batch in adoption.move(table):
+                report.add(batch)
+                if shows:
+                    done = min(total, done + batch.outcomes.total() + len(batch.bad))
+                    bar = ("#" * (BAR * done // total)).ljust(BAR, ".")
+                    self.stdout.write(f"\r[{bar}] {done:,} of {total:,} rows", ending="")
+                    self.stdout.flush()
+        finally:
             if shows:
-                done = min(total, done + batch.outcomes.total() + len(batch.bad))
-                bar = ("#" * (BAR * done // total)).ljust(BAR, ".")
-                self.stdout.write(f"\r[{bar}] {done:,} of {total:,} rows", ending="")
-                self.stdout.flush()
-        if shows:
-            self.stdout.write("")
+                self.stdout.write("")  # an error gets a line of its own
         return report
 
     def _summarise(self, adoption: Adoption, table: OldTable, report: Report) -> None:
