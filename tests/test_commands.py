@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from durable_tasks.management import queue_names
 from durable_tasks.management.commands import db_worker, prune_db_task_results
-from durable_tasks.models import Job, Worker
+from durable_tasks.models import Job, PeriodicTask, Worker
 
 from .app import tasks
 from .contrib.project import FILES, site
@@ -33,6 +33,7 @@ from .helpers import (
     run_command,
     run_worker,
     running_worker,
+    statuses,
     tasks_setting,
 )
 from .store.jobs import make_jobs
@@ -196,8 +197,48 @@ class LoggingTests(SimpleTestCase):
 
 class InTransactionTests(TestCase):
     def test_a_worker_says_what_to_use_in_a_test_case(self):
-        with self.assertRaisesMessage(CommandError, "In a TestCase, use run_tasks()"):
-            call_command("db_worker", batch=True, startup_delay=False, skip_checks=True)
+        for name in ("db_worker", "taskrunner"):
+            with self.assertRaisesMessage(CommandError, "In a TestCase, say batch=True, or use"):
+                call_command(name, skip_checks=True)
+
+    def test_a_batch_runs_there_in_the_order_and_of_the_queues_of_a_worker(self):
+        first = tasks.add.using(priority=5).enqueue(1, 2)
+        second = tasks.async_add.enqueue(1, 2)
+        due = tasks.add.using(run_after=timezone.now() + timedelta(minutes=1)).enqueue(1, 2)
+        Job.objects.filter(id=due.id).update(run_at=timezone.now())
+        later = tasks.add.using(run_after=timezone.now() + timedelta(days=1)).enqueue(1, 2)
+        failing = tasks.fail.using(queue_name="mail").enqueue("no luck")
+        other = tasks.add.using(queue_name="other").enqueue(1, 2)
+        call_command("db_worker", batch=True, worker_id="in-test", max_tasks=1)
+        self.assertEqual(statuses([first, second]), ["SUCCESSFUL", "READY"])
+        call_command("db_worker", "--batch", "--queue-name=*", "--exclude-queues=other")
+        self.assertEqual(statuses([second, due]), 2 * ["SUCCESSFUL"])
+        self.assertEqual(statuses([later, failing, other]), ["SCHEDULED", "FAILED", "READY"])
+        first.refresh()
+        self.assertEqual(first.worker_ids, ["in-test"])
+        self.assertTrue(connection.in_atomic_block)
+
+    def test_a_batch_fires_periodic_tasks_there_unless_told_not_to(self):
+        periodic = {"tests.app.tasks.no_value": "1h"}
+        with override_settings(TASKS=tasks_setting(periodic=periodic)):
+            call_command("db_worker", batch=True)
+            PeriodicTask.objects.update(next_run_at=timezone.now())
+            call_command("db_worker", batch=True, periodic=False)
+            self.assertFalse(Job.objects.exists())
+            call_command("db_worker", batch=True)
+        self.assertEqual(Job.objects.get().status, "SUCCESSFUL")
+
+    def test_none_given_by_code_means_the_default(self):
+        result = tasks.add.enqueue(1, 2)
+        names = {"queue_name", "exclude_queues", "interval", "max_tasks", "backend_name", "threads"}
+        more = {"worker_id", "processes", "coroutines", "startup_delay", "periodic", "reload"}
+        call_command("db_worker", batch=True, **dict.fromkeys(names | more))
+        result.refresh()
+        self.assertEqual(result.return_value, 3)
+        names = ("queue_name", "backend_name", "min_age_days", "failed_min_age_days")
+        call_command("prune_db_task_results", verbosity=0, **dict.fromkeys(names))
+        with self.assertRaisesMessage(CommandError, "inside a transaction"):
+            call_command("taskrunner", workers=None, delay=None, backend_name=None, worker_id=None)
 
 
 class WorkerCommandTests(WorkerTestCase):

@@ -12,7 +12,7 @@ from django.test import SimpleTestCase
 from durable_tasks import Periodic
 from durable_tasks.compat import EXPRESSION_IDS
 from durable_tasks.ids import uuid7
-from durable_tasks.options import parse_options
+from durable_tasks.options import Options, parse_options
 
 pytestmark = pytest.mark.any_database
 
@@ -66,7 +66,7 @@ class OptionsTests(SimpleTestCase):
             "max_attempts": [0, "3", None, 1.5, True],
             "backoff": [3, None, ""],
             "timeout": [0, "30", -1, nan, True],
-            "retain": ["", "x", "7 d", "-1d", -1, nan, inf, True, b"7d", [7], "6000w"],
+            "retain": ["", "x", "7 y", "-1d", -1, nan, inf, True, b"7d", [7], "6000w"],
             "retain_failed": ["x", -1, {7}],
             "worker_timeout": ["30s", None, True, 0, 0.9, -1, nan, inf, -inf, [30]],
             "signals": ["no", "", 2, []],
@@ -81,11 +81,17 @@ class OptionsTests(SimpleTestCase):
                     )
 
     def test_values_as_an_environment_may_give_them(self) -> None:
-        given = {"worker_timeout": "45", "immediate": 1, "signals": None}
+        given = {"worker_timeout": "45", "immediate": 1, "signals": 0}
         options = parse_options("default", given)
         self.assertEqual(options.worker_timeout, 45.0)
         self.assertIs(options.immediate, True)
         self.assertIs(options.signals, False)
+
+    def test_none_for_a_flag_means_its_default(self) -> None:
+        flags = ("notify", "immediate", "signals")
+        options, default = parse_options("default", dict.fromkeys(flags)), Options()
+        for name in flags:
+            self.assertIs(getattr(options, name), getattr(default, name), name)
 
     def test_a_wrong_time_of_one_task_is_refused_by_its_path(self) -> None:
         for name in ("retain", "retain_failed"):

@@ -100,6 +100,33 @@ class RunnerTests(WorkerTestCase):
             self.assertFalse(runner.ready.is_set())
             self.assertEqual(runner.processed, 1)
 
+    def test_a_second_run_at_once_is_refused_and_the_first_goes_on(self):
+        runner = self.start(worker_id="x")
+        for _ in range(2):
+            with self.assertRaisesMessage(WorkerIdInUse, "The runner 'x' runs already"):
+                runner.run()
+        self.assertTrue(runner.ready.is_set())
+        self.assertFalse(runner.finished.is_set())
+        self.assertTrue(runner.wait_for(tasks.add.enqueue(1, 2), timeout=PATIENCE))
+        runner.stop()
+        self.assertTrue(runner.finished.wait(PATIENCE))
+
+    def test_a_stop_before_a_run_ends_it_at_once(self):
+        runner = Runner(interval=0.05)
+        result = tasks.add.enqueue(1, 2)
+        for _ in range(2):
+            runner.stop()
+            thread = threading.Thread(target=runner.run, daemon=True)
+            thread.start()
+            thread.join(PATIENCE)
+            self.assertFalse(thread.is_alive())
+            self.assertEqual((runner.processed, result.job.status), (0, "READY"))
+        thread = threading.Thread(target=runner.run)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(runner.stop)
+        self.assertTrue(runner.wait_for(result, timeout=PATIENCE))
+
     def test_what_can_not_be_imported_anew_goes_on_as_it_is(self):
         runner = self.start()
         self.assertTrue(runner.wait_for(tasks.add.enqueue(1, 2), timeout=PATIENCE))

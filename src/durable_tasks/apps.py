@@ -1,5 +1,8 @@
 """The Django app."""
 
+from importlib import import_module
+from importlib.util import find_spec
+
 from django.apps import AppConfig
 from django.utils.translation import gettext_lazy as _
 
@@ -11,3 +14,8 @@ class DurableTasksConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks  # noqa: F401  (registers them)
+        from .adoption import checks as adoption_checks  # noqa: F401
+
+        # Those of the drop-ins, whose own apps may have been overwritten.
+        if find_spec("durable_tasks_dropins") is not None:
+            import_module("durable_tasks_dropins.checks")

@@ -304,11 +304,11 @@ class DatabaseBackend(BaseTaskBackend):
             announce(task_enqueued, type(self), partial(_itself, result))
         return self._run(self.inline(), row) if self.durable_options.immediate else result
 
-    def inline(self) -> "Inline":
-        """Return what runs this backend's jobs in the caller's thread."""
+    def inline(self, worker_id: str | None = None) -> "Inline":
+        """Return what runs this backend's jobs in the caller's thread, under a name for it."""
         from .inline import Inline  # late, as in _engine
 
-        return Inline(type(self), self.durable_options, self.retention)
+        return Inline(type(self), self.durable_options, self.retention, worker_id)
 
     def _run(self, inline: "Inline", row: "NewJob") -> DurableTaskResult:
         """Run a job that was just inserted and return its result."""

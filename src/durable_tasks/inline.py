@@ -41,14 +41,21 @@ class Inline:
     database refuses something in it. Runs have no time limit and can't be interrupted.
 
     ``sender``: the backend's class, as Django's signals have it. ``options``: the backend's.
-    ``retention``: how long its jobs stay.
+    ``retention``: how long its jobs stay. ``worker_id``: what jobs are marked with, or None for
+    the name of this process.
     """
 
-    def __init__(self, sender: type, options: Options, retention: Retention) -> None:
+    def __init__(
+        self,
+        sender: type,
+        options: Options,
+        retention: Retention,
+        worker_id: str | None = None,
+    ) -> None:
         self.database = router.db_for_write(Job)
         self.executor = Executor(
             backend_name=retention.backend_name,
-            worker_id=this_process(),
+            worker_id=worker_id or this_process(),
             now=clock.now,
             options=options,
             database=self.database,

@@ -113,24 +113,29 @@ def parse_options(alias: str, given: Any) -> Options:
     if not isinstance(given, Mapping):
         raise ImproperlyConfigured(f"{where} must be a dictionary, not {given!r}.")
     known = list(_RULES)
-    for key in given:
+    made = {}
+    for key, value in given.items():
         if key not in known:
             near = get_close_matches(str(key), known, n=1)
             hint = f'Did you mean "{near[0]}"?' if near else f"Known: {', '.join(known)}."
             raise ImproperlyConfigured(f'{where}["{key}"] is not an option. {hint}')
-        _RULES[key](f'{where}["{key}"]', given[key])
-    made = {name: make(given[name]) for name, make in _MADE.items() if name in given}
-    return Options(**{**given, **made}, where=where)
+        if value is not None or _RULES[key] is not _flag:  # None leaves it at its default
+            made[key] = _RULES[key](f'{where}["{key}"]', value)
+    return Options(**made, where=where)
 
 
-def _callable(name: str, value: Any) -> None:
+# Each returns the value of the option, or raises ImproperlyConfigured.
+
+
+def _callable(name: str, value: Any) -> Any:
     if not callable(value) and not (isinstance(value, str) and value):
         raise ImproperlyConfigured(
             f"{name} must be a callable or the dotted path of one, not {value!r}."
         )
+    return value
 
 
-def _seconds(name: str, value: Any) -> None:
+def _seconds(name: str, value: Any) -> float:
     try:
         seconds = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -139,50 +144,58 @@ def _seconds(name: str, value: Any) -> None:
         raise ImproperlyConfigured(
             f"{name} must be a number of seconds, at least 1, not {value!r}."
         )
+    return seconds
 
 
-def _time_limit(name: str, value: Any) -> None:
+def _time_limit(name: str, value: Any) -> Any:
     try:
         above = value is None or seconds_of(value, name) > 0
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(str(error)) from error
     if not above:
         raise ImproperlyConfigured(f"{name} must be above 0 seconds, or None, not {value!r}.")
+    return value
 
 
-def _retain(name: str, value: Any) -> None:
+def _retain(name: str, value: Any) -> Any:
     try:
         retain_by_path(value, name)
     except ValueError as error:
         raise ImproperlyConfigured(str(error)) from error
+    return value
 
 
-def _above_zero(name: str, value: Any) -> None:
+def _above_zero(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ImproperlyConfigured(f"{name} must be a whole number above 0, not {value!r}.")
+    return value
 
 
-def _prefetch(name: str, value: Any) -> None:
+def _prefetch(name: str, value: Any) -> Any:
     if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
         raise ImproperlyConfigured(f'{name} must be "auto" or a whole number, not {value!r}.')
+    return value
 
 
-def _flag(name: str, value: Any) -> None:
-    if value not in (True, False, None):  # 1 and 0 are equal to these
+def _flag(name: str, value: Any) -> bool:
+    if value not in (True, False):  # 1 and 0 are equal to these
         raise ImproperlyConfigured(f"{name} must be True or False, not {value!r}.")
+    return bool(value)
 
 
-def _database(name: str, value: Any) -> None:
+def _database(name: str, value: Any) -> Any:
     if value is not None and value not in settings.DATABASES:
         raise ImproperlyConfigured(f"{name} must be an alias of DATABASES, not {value!r}.")
+    return value
 
 
-def _periodic(name: str, value: Any) -> None:
+def _periodic(name: str, value: Any) -> dict[str, Periodic]:
     if not isinstance(value, Mapping):
         raise ImproperlyConfigured(
             f"{name} must be a dictionary of names or task paths and when to run, not {value!r}."
         )
     seen: dict[str, str] = {}
+    made = {}
     for key, spec in value.items():
         if not isinstance(key, str) or not 0 < len(key) <= MAX_SCHEDULE_NAME:
             raise ImproperlyConfigured(
@@ -194,16 +207,14 @@ def _periodic(name: str, value: Any) -> None:
                 f"{name} has keys that are equal but for their case: {other!r} and {key!r}."
             )
         try:
-            Periodic.of(spec).schedule(key)
+            made[key] = Periodic.of(spec)
+            made[key].schedule(key)
         except (TypeError, ValueError) as error:
             raise ImproperlyConfigured(f'{name}["{key}"]: {error}') from error
+    return made
 
 
-def _periodic_by_name(value: Mapping[str, Any]) -> dict[str, Periodic]:
-    return {name: Periodic.of(spec) for name, spec in value.items()}
-
-
-_RULES: dict[str, Callable[[str, Any], None]] = {
+_RULES: dict[str, Callable[[str, Any], Any]] = {
     "id_function": _callable,
     "worker_timeout": _seconds,
     "max_lost": _above_zero,
@@ -219,13 +230,4 @@ _RULES: dict[str, Callable[[str, Any], None]] = {
     "periodic": _periodic,
     "immediate": _flag,
     "signals": _flag,
-}
-
-# What is made of good values, where it is not what was given.
-_MADE: dict[str, Callable[[Any], Any]] = {
-    "worker_timeout": float,
-    "notify": bool,
-    "periodic": _periodic_by_name,
-    "immediate": bool,
-    "signals": bool,
 }

@@ -322,7 +322,8 @@ class LazyTaskResult(TaskResult):  # type: ignore[type-arg]
     Most results are never looked at: those that ``enqueue()`` returns and those that signals carry.
     """
 
-    __slots__ = ("_make",)
+    # ``_row``: the row under the names of another package, once it was asked for.
+    __slots__ = ("_make", "_row")
 
     def __getattr__(self, name: str) -> Any:  # called for a slot that is not set
         if name not in type(self).__dataclass_fields__:

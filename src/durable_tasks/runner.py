@@ -10,6 +10,7 @@ from django.db import router
 
 from .backend import DatabaseBackend
 from .compat import DEFAULT_TASK_BACKEND_ALIAS, AnyTask, AnyTaskResult, task_backends
+from .exceptions import WorkerIdInUse
 from .ids import new_worker_id
 from .models import Job
 from .results import DurableTaskResult
@@ -69,14 +70,17 @@ class Runner:
             coroutines=coroutines,
             periodic=periodic,
         )
-        self._worker = self._new_worker()
+        self._lock = threading.Lock()
+        self._runs = False
+        # The one that runs or ran last, and the one of the next run(); while it runs, the same.
+        self._worker = self._next = self._new_worker()
 
     def _new_worker(self) -> Worker:
         return Worker(self._settings, on_ready=self.ready.set, idle=self.empty)
 
     @property
     def processed(self) -> int:
-        """How many runs have ended since ``run()``."""
+        """How many runs have ended since the last ``run()``."""
         return self._worker.processed
 
     def run(self) -> None:
@@ -84,20 +88,33 @@ class Runner:
         called again.
 
         Raises what ``db_worker`` ends with: ``WorkerIdInUse``, ``DurableTasksError`` if the tables
-        are missing, ``DatabaseError`` if the database can't be reached at the start.
+        are missing, ``DatabaseError`` if the database can't be reached at the start. Also
+        ``WorkerIdInUse`` if another thread is in it.
         """
-        if self.finished.is_set():
+        with self._lock:
+            if self._runs:
+                raise WorkerIdInUse(
+                    f"The runner {self.worker_id!r} runs already: give a second thread a runner of "
+                    "its own."
+                )
+            self._runs = True
             self.finished.clear()
-            self._worker = self._new_worker()
+            self._worker = self._next
         try:
             self._worker.run()
         finally:
-            self.ready.clear()
-            self.finished.set()
+            with self._lock:
+                self._runs = False
+                self._next = self._new_worker()
+                self.ready.clear()
+                self.finished.set()
 
     def stop(self) -> None:
-        """Let ``run()`` end once what runs has ended; returns at once, from any thread."""
-        self._worker.stop()
+        """Let ``run()`` end once what runs has ended; returns at once, from any thread.
+
+        If it does not run, the next ``run()`` ends at once: its thread may not have come to it yet.
+        """
+        self._next.stop()
 
     def reload(self) -> None:
         """Import the modules anew whose tasks it has run; what runs goes on with the old code.

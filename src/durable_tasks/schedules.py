@@ -8,6 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterator
+from copy import copy
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, NamedTuple, Self
 from zoneinfo import ZoneInfo
@@ -181,13 +182,14 @@ _UNITS = {
 }
 _NUMBER = r"[0-9]{1,15}"
 _FRACTION = rf"{_NUMBER}(?:\.[0-9]{{1,6}})?"
-_PART = rf"(?:({_NUMBER})([wdhm])|({_FRACTION})s)"
+_UNIT = r"\s*(w(?:eeks?)?|d(?:ays?)?|h(?:ours?)?|m(?:in(?:ute)?s?)?)"
+_PART = rf"(?:({_NUMBER}){_UNIT}|({_FRACTION})\s*s(?:ec(?:ond)?s?)?)"
 _PARTS = re.compile(_PART, re.IGNORECASE)
 _LENGTH = re.compile(rf"(?:{_PART}\s*)+|{_FRACTION}", re.IGNORECASE)
 
 
 class Duration(timedelta):
-    """A length of time, written as text such as ``"2w3d7h21m10s"``.
+    """A length of time, written as text such as ``"2w3d7h21m10s"`` or ``"1 day"``.
 
     ``value``: such a text, a number of seconds, as text or not, or a ``timedelta``. Not negative.
     Raises ``ValueError`` or ``TypeError`` for others.
@@ -238,7 +240,7 @@ def _length(value: str | float | timedelta) -> timedelta | None:
         return timedelta(seconds=float(text))
     return sum(
         (
-            int(count) * _UNITS[unit.lower()] if unit else timedelta(seconds=float(seconds))
+            int(count) * _UNITS[unit[0].lower()] if unit else timedelta(seconds=float(seconds))
             for count, unit, seconds in _PARTS.findall(text)
         ),
         timedelta(),
@@ -395,7 +397,11 @@ class Crontab(_BuiltIn):
     def seeded(self, seed: str | int | None) -> "Crontab":
         """Return the same crontab; if it had no seed, with this one."""
         spec, own = self._given
-        return self if own is not None else Crontab(spec, self._timezone, seed)
+        if own is not None or "~" not in spec:
+            return self
+        drawn = copy(self)
+        Crontab.__init__(drawn, spec, self._timezone, seed)
+        return drawn
 
     @property
     def timezone(self) -> tzinfo:

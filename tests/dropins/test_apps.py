@@ -17,6 +17,7 @@ from django.core.management import call_command, get_commands
 from django.test import SimpleTestCase, TestCase, override_settings
 
 from dbtasks.models import ScheduledTask
+from django_tasks_db.apps import TasksAppConfig
 from django_tasks_db.models import DBTaskResult
 from durable_tasks import DatabaseBackend
 from durable_tasks.apps import DurableTasksConfig
@@ -30,12 +31,17 @@ OTHERS = [name for name in settings.INSTALLED_APPS if name not in NAMES]
 PATHS = ("django_tasks_db.DatabaseBackend", "dbtasks.backend.DatabaseBackend")
 
 
+class OwnConfig(TasksAppConfig):
+    verbose_name = "Our tasks"
+
+
 class OrderTests(TestCase):
     databases = {"default", "other"}
 
     @contextmanager
     def installed(self, *names: str) -> Iterator[None]:
-        # Django loads the apps before the setting is in effect, which the drop-ins look at.
+        # Django loads the apps before the setting is in effect, which the drop-ins look at; the
+        # tests' own lists durable_tasks.
         changed = {"INSTALLED_APPS": [*OTHERS, *names]}
         with self.settings(**changed), self.settings(**changed):
             yield
@@ -74,6 +80,24 @@ class OrderTests(TestCase):
                         found = [type(each) for each in apps.get_app_configs()]
                     self.assertEqual(found.count(DurableTasksConfig), 1)
                     self.assertEqual(len(found), 1 + len(others) + len(OTHERS))
+
+    def test_a_project_may_derive_a_configuration(self) -> None:
+        own = f"{__name__}.{OwnConfig.__name__}"
+        for names, count in (([own], 0), (["durable_tasks", own], 1), ([own, "dbtasks"], 1)):
+            with self.subTest(names), self.installed(*names):
+                found = [type(each) for each in apps.get_app_configs()]
+                self.assertEqual(found.count(DurableTasksConfig), 1)
+                self.assertEqual(len(found), 1 + count + len(OTHERS))
+
+    def test_a_test_may_exchange_one_dropin_for_the_other(self) -> None:
+        for names in (["dbtasks"], ["dbtasks", "django_tasks_db"], ["durable_tasks", "dbtasks"]):
+            with (
+                self.subTest(names),
+                self.installed("django_tasks_db"),
+                self.settings(INSTALLED_APPS=[*OTHERS, *names]),
+            ):
+                found = [type(each) for each in apps.get_app_configs()]
+                self.assertEqual(found.count(DurableTasksConfig), 1)
 
     def test_the_backend_goes_by_each_name(self) -> None:
         for path in PATHS:

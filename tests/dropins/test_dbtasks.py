@@ -71,6 +71,12 @@ class CleanupTests(WorkerTestCase):
         job = Job.objects.get()
         self.assertEqual((job.task_path, job.return_value), (key, 1))
 
+    def test_in_a_second_backend_it_may_be_in_a_queue_of_that(self):
+        periodic = {"dbtasks.runner.cleanup": Periodic("1h", args=[60], queue_name="a")}
+        second = {**tasks_setting(periodic=periodic)["default"], "QUEUES": ["a"]}
+        with override_settings(TASKS={**tasks_setting(), "second": second}):
+            self.assertEqual(list(task_backends["second"].check()), [])
+
     def test_it_deletes_those_of_its_own_backend(self):
         both = {name: tasks_setting()["default"] for name in ("default", "second")}
         with override_settings(TASKS=both):

@@ -185,12 +185,13 @@ class CallTests(WorkerTestCase):
 
 class ResultTests(WorkerTestCase):
     def test_results_know_their_rows(self) -> None:
-        seen: list[tuple[str, str, str]] = []
+        seen: list[tuple[str, str]] = []
 
         def receiver(signal: Any, task_result: Any, **kwargs: Any) -> None:
             row = task_result.db_result
             self.assertIsInstance(row, DBTaskResult)
-            seen.append((str(row.pk), task_result.status, row.status))
+            self.assertEqual(row.status, task_result.status)
+            seen.append((str(row.pk), row.status))
 
         for signal in (task_enqueued, task_started, task_finished):
             signal.connect(receiver)
@@ -200,10 +201,18 @@ class ResultTests(WorkerTestCase):
             self.assertEqual(result.db_result.args_kwargs, {"args": [1, 2], "kwargs": {}})
             work()
             self.assertEqual(tasks.add.get_result(result.id).db_result.return_value, 3)
-        (first, *_), (started, *_, status), last = seen
-        self.assertEqual({first, started}, {result.id})
-        self.assertIn(status, ("RUNNING", "SUCCESSFUL"))  # it is read when the receiver looks
-        self.assertEqual(last, (result.id, "SUCCESSFUL", "SUCCESSFUL"))
+        self.assertEqual(
+            seen, [(result.id, "READY"), (result.id, "RUNNING"), (result.id, "SUCCESSFUL")]
+        )
+        row = result.db_result
+        self.assertIs(row, result.db_result)
+        row.refresh_from_db()
+        self.assertEqual((row.return_value, row.worker_ids != []), (3, True))
         Job.objects.all().delete()
         with self.assertRaises(DBTaskResult.DoesNotExist):
-            _ = result.db_result
+            result.db_result.refresh_from_db()
+
+    async def test_async_code_sees_the_row(self) -> None:
+        result: Any = await tasks.add.aenqueue(1, 2)
+        self.assertEqual((str(result.db_result.pk), result.db_result.status), (result.id, "READY"))
+        self.assertEqual(result.db_result.args_kwargs, {"args": [1, 2], "kwargs": {}})

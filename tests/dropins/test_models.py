@@ -5,18 +5,21 @@ import pickle
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.db import connection, models
-from django.db.models import Count, Exists, F, Max, OuterRef, Q
-from django.test import TestCase, override_settings
+from django.db.models import Case, Count, Exists, F, Max, OuterRef, Q, Value, When
+from django.db.models.functions import Coalesce, Concat, Least
+from django.test import TestCase, TransactionTestCase, override_settings
 from django.utils import timezone
 
 from dbtasks.models import ScheduledTask
+from dbtasks.runner import Runner
 from django_tasks_db.models import DBTaskResult
 from durable_tasks import DurableTasksError
 from durable_tasks.models import Job
 from tests.app import tasks
-from tests.helpers import tasks_setting
+from tests.helpers import WorkerTestCase, tasks_setting
 from tests.store.jobs import make_jobs
 
 # The fields of the packages that are replaced, in their order.
@@ -146,11 +149,24 @@ class DBTaskResultTests(RowsTestCase):
             (Q(worker_ids__1="w3"), {"successful"}),
             (Q(run_after__gt=self.now, run_after__lt=NEVER), {"deferred"}),
             (Q(traceback__contains="econ"), {"failed", "retried"}),
+            (Q(traceback__icontains="SECOND"), {"failed", "retried"}),
+            (Q(exception_class_path__icontains="valueERROR"), {"failed", "retried"}),
             (Q(return_value__x__0=1), {"successful"}),
             (Q(pk__in=DBTaskResult.objects.filter(status="RUNNING")), {"running"}),
         ):
             with self.subTest(condition):
                 self.assertEqual(self.found(DBTaskResult.objects.filter(condition)), expected)
+
+    def test_running_without_a_worker(self) -> None:
+        [job] = make_jobs(1, status="RUNNING")
+        self.names[job.id] = "by hand"
+        for statuses in (["RUNNING"], ["RUNNING", "SUCCESSFUL"]):
+            with self.subTest(statuses):
+                inside = Q(status__in=statuses)
+                self.assertIn("by hand", self.found(DBTaskResult.objects.filter(inside)))
+                self.assertNotIn("by hand", self.found(DBTaskResult.objects.exclude(inside)))
+        self.assertIn("by hand", self.found(DBTaskResult.objects.filter(status="RUNNING")))
+        self.assertIn("by hand", self.found(DBTaskResult.objects.exclude(status="READY")))
 
     def test_words(self) -> None:
         for word, expected in (
@@ -182,6 +198,26 @@ class DBTaskResultTests(RowsTestCase):
         self.assertEqual(by_status, {"waiting": 4, "ended": 4, "unknown": 0})
         first = DBTaskResult.objects.all()[:2].aggregate(n=Count("pk"), last=Max("run_after"))
         self.assertEqual(first, {"n": 2, "last": NEVER})
+
+    def test_expressions_of_both_kinds_of_fields(self) -> None:
+        for expression, name, expected in (
+            (Coalesce("started_at", "run_after"), "due", self.now),
+            (Coalesce("started_at", "run_after"), "running", self.now),
+            (Coalesce("run_after", "started_at"), "due", self.now),
+            (Least("enqueued_at", "run_after"), "due", self.now),
+            (Concat("task_path", "status"), "due", "tests.app.tasks.addREADY"),
+            (Case(When(status="READY", then=Value("w")), default="status"), "due", "w"),
+            (Case(When(status="READY", then=Value("w")), default="status"), "failed", "FAILED"),
+            (Coalesce("return_value", "worker_ids"), "successful", {"x": [1]}),
+            (Coalesce("worker_ids", "return_value"), "successful", ["w1", "w3"]),
+        ):
+            with self.subTest(expression):
+                row = self.row(DBTaskResult, name)
+                shown = DBTaskResult.objects.annotate(shown=expression).get(pk=row.pk).shown
+                self.assertEqual(shown, expected)
+        either = Case(When(queue="slow", then=Value(True)), default="periodic")
+        shown = ScheduledTask.objects.annotate(shown=either).filter(shown=True)
+        self.assertEqual(self.found(shown), {"deferred", "periodic"})
 
     def test_order(self) -> None:
         # Those that are to run first are first: by priority, then by time.
@@ -225,6 +261,24 @@ class DBTaskResultTests(RowsTestCase):
         self.assertEqual((result.id, result.task), (str(row.pk), row.task))
         self.assertEqual(result.db_result, row)
 
+    def test_the_row_of_a_result(self) -> None:
+        for name, status, traceback in (("brief", "FAILED", ""), ("late", "CANCELLED", "first")):
+            errors = {"errors": [error(None, traceback)], "exception_class_path": VALUE_ERROR}
+            [job] = make_jobs(1, status=status, task_path="tests.app.tasks.add", **errors)
+            self.names[job.id] = name
+        for name in self.names.values():
+            with self.subTest(name):
+                row = self.row(DBTaskResult, name)
+                result = row.task_result
+                with self.assertNumQueries(0):
+                    made = result.db_result
+                for field in DB_TASK_RESULT:
+                    self.assertEqual(getattr(made, field), getattr(row, field), field)
+                self.assertIs(made, result.db_result)
+                Job.objects.filter(pk=row.pk).update(priority=9)
+                made.refresh_from_db()
+                self.assertEqual(result.db_result.priority, 9)
+
     def test_a_task_that_is_gone(self) -> None:
         row = self.row(DBTaskResult, "failed")
         Job.objects.filter(pk=row.pk).update(task_path="tests.app.gone.away")
@@ -243,6 +297,20 @@ class DBTaskResultTests(RowsTestCase):
         for made in (copy.copy(row), copy.deepcopy(row), pickle.loads(pickle.dumps(row))):
             self.assertEqual(made, row)
             self.assertEqual((made.traceback, made._state.db), ("second", "default"))
+
+    def test_pickled_querysets(self) -> None:
+        later = Coalesce("started_at", "run_after")
+        for made, expected in (
+            (DBTaskResult.objects.filter(status="RUNNING"), {"running"}),
+            (DBTaskResult.objects.ready().exclude(queue_name="slow"), {"ready", "due"}),
+            (ScheduledTask.objects.filter(worker_ids=["w1", "w3"]), {"successful"}),
+            (DBTaskResult.objects.annotate(x=later).filter(x=self.now), {"due", "running"}),
+        ):
+            with self.subTest(expected):
+                self.assertEqual(self.found(pickle.loads(pickle.dumps(made))), expected)
+                copied = made.all()
+                copied.query = pickle.loads(pickle.dumps(made.query))
+                self.assertEqual(self.found(copied), expected)
 
 
 class ScheduledTaskTests(RowsTestCase):
@@ -267,6 +335,19 @@ class ScheduledTaskTests(RowsTestCase):
         for field, values in shown.items():
             self.assert_shows(ScheduledTask, field, values)
 
+    def test_a_condition_as_a_field(self) -> None:
+        everything = set(self.names.values())
+        others = ScheduledTask.objects.filter(queue="slow").values("periodic")
+        for condition, expected in (
+            (Q(periodic__in=[True, False]), everything),
+            (Q(periodic__in=others), everything - {"periodic"}),
+            (Q(periodic=True), {"periodic"}),
+            (~Q(periodic=True), everything - {"periodic"}),
+            (Q(periodic=F("periodic")), everything),
+        ):
+            with self.subTest(condition):
+                self.assertEqual(self.found(ScheduledTask.objects.filter(condition)), expected)
+
     def test_groups(self) -> None:
         counted = ScheduledTask.objects.values_list("periodic", "queue").annotate(n=Count("pk"))
         self.assertEqual(
@@ -281,6 +362,20 @@ class ScheduledTaskTests(RowsTestCase):
         self.assertEqual(row.task, row.result.task)
         self.assertIs(row.task_backend, tasks.add.get_backend())
         self.assertEqual(self.found(ScheduledTask.objects.ready()), {"ready", "due"})
+
+
+class NewRowTests(TestCase):
+    def test_the_defaults(self) -> None:
+        new: Any = ScheduledTask(task_path="tests.app.tasks.add")
+        self.assertEqual((new.args, new.kwargs, new.worker_ids), ([], {}, []))
+        self.assertEqual((new.status, new.queue, new.backend), ("READY", "default", "default"))
+        self.assertEqual((new.priority, new.run_after, new.periodic), (0, None, False))
+        row: Any = DBTaskResult()
+        self.assertEqual((row.status, row.queue_name, row.worker_ids), ("READY", "default", []))
+
+    def test_a_runner_takes_one_without_arguments(self) -> None:
+        result = Runner().submit_task(ScheduledTask(task_path="tests.app.tasks.no_value"))
+        self.assertEqual((result.args, result.kwargs), ([], {}))
 
 
 class WritingTests(RowsTestCase):
@@ -301,6 +396,46 @@ class WritingTests(RowsTestCase):
                 ):
                     write()
         self.assertEqual(self.row(DBTaskResult, "failed").status, "FAILED")
+
+
+class LinkTests(TransactionTestCase):
+    available_apps = WorkerTestCase.available_apps
+
+    def setUp(self) -> None:
+        class Report(models.Model):  # noqa: DJ008
+            job = models.ForeignKey(Job, models.CASCADE, related_name="+")
+
+            class Meta:
+                app_label = "tests_app"
+
+        self.reports = Report._default_manager
+        with connection.schema_editor() as editor:
+            editor.create_model(Report)
+        self.addCleanup(self.forget, Report)
+
+    def forget(self, model: type[models.Model]) -> None:
+        with connection.schema_editor() as editor:
+            editor.delete_model(model)
+        del apps.all_models["tests_app"][model._meta.model_name]
+        apps.clear_cache()
+
+    def test_what_is_linked_to_a_job_goes_with_it(self) -> None:
+        for job in make_jobs(4):
+            self.reports.create(job=job)
+        _, _, third, last = DBTaskResult.objects.order_by("pk")
+        deleted, _ = DBTaskResult.objects.filter(status="READY", pk__lt=third.pk).delete()
+        self.assertEqual(deleted, 4)
+        third.delete()
+        self.assertEqual([report.job_id for report in self.reports.all()], [last.pk])
+        self.assertEqual(Job.objects.get().pk, last.pk)
+
+    def test_only_rows_can_be_deleted(self) -> None:
+        make_jobs(2)
+        for queryset in (DBTaskResult.objects.values("status"), DBTaskResult.objects.all()[:1]):
+            with self.assertRaises(TypeError):
+                queryset.delete()
+        self.assertFalse(hasattr(DBTaskResult.objects, "delete"))
+        self.assertEqual(Job.objects.count(), 2)
 
 
 class EnqueuedTests(TestCase):

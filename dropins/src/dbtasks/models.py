@@ -1,8 +1,14 @@
 """The model: ``Job`` by the names of django-dbtasks."""
 
-from django.db.models import Q
+from django.db.models import Case, When
 
-from durable_tasks.compat import AnyTask, BaseTaskBackend, task_backends
+from durable_tasks.compat import (
+    DEFAULT_TASK_BACKEND_ALIAS,
+    DEFAULT_TASK_QUEUE_NAME,
+    AnyTask,
+    BaseTaskBackend,
+    task_backends,
+)
 from durable_tasks.results import DurableTaskResult
 from durable_tasks_dropins import rows
 
@@ -21,13 +27,15 @@ class ScheduledTask(rows.JobRow):
     kwargs = rows.column("kwargs")
     task_path = rows.column("task_path")
     priority = rows.column("priority")
-    queue = rows.column("queue_name")
-    backend = rows.column("backend_name")
+    queue = rows.column("queue_name", default=DEFAULT_TASK_QUEUE_NAME)
+    backend = rows.column("backend_name", default=DEFAULT_TASK_BACKEND_ALIAS)
     run_after = rows.column("run_after")
     delete_after = rows.column("delete_after")
-    periodic = rows.ShownBoolean(shows=Q(schedule__isnull=False))
+    periodic = rows.ShownBoolean(
+        default=False, shows=Case(When(schedule__isnull=False, then=True), default=False)
+    )
     worker_id = rows.column("worker_id")
-    worker_ids = rows.ShownJson(shows=rows.WORKER_IDS)
+    worker_ids = rows.ShownJson(default=list, shows=rows.WORKER_IDS)
     return_value = rows.column("return_value")
     exception_path = rows.ShownText(shows=rows.EXCEPTION_PATH)
     traceback = rows.ShownText(shows=rows.TRACEBACK)

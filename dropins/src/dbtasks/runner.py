@@ -65,7 +65,7 @@ class Runner(runner.Runner):
 
     @should_delete_tasks.setter
     def should_delete_tasks(self, value: bool) -> None:
-        self._settings = self._worker.settings = replace(self._settings, prunes=value)
+        self._settings = self._next.settings = replace(self._settings, prunes=value)
 
     def init_periodic(self) -> None:
         """Bring the schedules in the database up to date with ``periodic``, as ``run()`` does."""

@@ -1,12 +1,13 @@
 """Schedules."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from django.utils.timezone import get_default_timezone, is_naive, make_naive
 
 from durable_tasks import clock, schedules
 from durable_tasks.exceptions import ScheduleExhausted
-from durable_tasks.schedules import Crontab, Duration, Every
+from durable_tasks.schedules import Duration
 
 __all__ = ["Crontab", "CrontabParseError", "Duration", "Every", "Schedule", "ScheduleExhausted"]
 
@@ -27,7 +28,7 @@ class Schedule(schedules.Schedule):
         Raises ``ScheduleExhausted`` if there is none up to and including ``until``.
         """
         after = clock.now() if after is None else after
-        here = get_default_timezone()
+        here = getattr(self, "timezone", get_default_timezone())
         time = self.first(after if is_naive(after) else make_naive(after, here))
         if time is not None and is_naive(time) and not is_naive(after):
             # Of an hour that comes twice, the second if the first is over.
@@ -38,5 +39,27 @@ class Schedule(schedules.Schedule):
         return time
 
 
-for kind in (Crontab, Every):
-    Schedule.register(kind)
+class _BuiltIn(Schedule):
+    """A schedule that is complete; a class that derives from it may have a ``first`` of its own."""
+
+    def first(self, after: datetime) -> datetime | None:
+        """Return the first time after ``after``, or None."""
+        with suppress(ScheduleExhausted):
+            return self._next(after, None)
+        return None
+
+    def next(self, after: datetime | None = None, until: datetime | None = None) -> datetime:
+        has_its_own = type(self).first is not _BuiltIn.first
+        return super().next(after, until) if has_its_own else self._next(after, until)
+
+    def _next(self, after: datetime | None, until: datetime | None) -> datetime:
+        # Past that of Schedule, which asks first().
+        return super(Schedule, self).next(after, until)  # type: ignore[safe-super,arg-type]
+
+
+class Crontab(_BuiltIn, schedules.Crontab):
+    __doc__ = schedules.Crontab.__doc__
+
+
+class Every(_BuiltIn, schedules.Every):
+    __doc__ = schedules.Every.__doc__

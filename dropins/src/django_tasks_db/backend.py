@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from django.db import router
-
 from durable_tasks.backend import DatabaseBackend
 from durable_tasks.results import DurableTaskResult as TaskResult
 
@@ -14,13 +12,14 @@ __all__ = ["DatabaseBackend", "TaskResult"]
 
 
 def _db_result(result: TaskResult) -> "DBTaskResult":
-    """The row, read anew. Raises ``DBTaskResult.DoesNotExist`` if it was deleted."""
-    from durable_tasks.models import Job
-
+    """The row as the result has it, made without a query; the same one at each access."""
     from .models import DBTaskResult  # late: models can't be imported while apps load
 
-    rows = DBTaskResult._default_manager.using(router.db_for_write(Job))
-    return rows.get(pk=result.id)
+    row: DBTaskResult | None = getattr(result, "_row", None)
+    if row is None:
+        row = DBTaskResult.of(result)
+        object.__setattr__(result, "_row", row)
+    return row
 
 
 TaskResult.db_result = property(_db_result)  # type: ignore[attr-defined]

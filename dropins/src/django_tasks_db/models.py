@@ -1,8 +1,14 @@
 """The model: ``Job`` by the names of django-tasks-db."""
 
+from typing import Self
+from uuid import UUID
+
+from django.db import router
 from django.db.models import F
 
-from durable_tasks.compat import AnyTask
+from durable_tasks.compat import DEFAULT_TASK_QUEUE_NAME, AnyTask, TaskError, TaskResultStatus
+from durable_tasks.exceptions import TaskCancelled
+from durable_tasks.models import Job
 from durable_tasks.results import DurableTaskResult
 from durable_tasks_dropins import rows
 
@@ -20,8 +26,8 @@ class DBTaskResult(rows.JobRow):
     args_kwargs = rows.ShownJson(shows=rows.ARGS_KWARGS)
     priority = rows.column("priority")
     task_path = rows.column("task_path")
-    worker_ids = rows.ShownJson(shows=rows.WORKER_IDS)
-    queue_name = rows.column("queue_name")
+    worker_ids = rows.ShownJson(default=list, shows=rows.WORKER_IDS)
+    queue_name = rows.column("queue_name", default=DEFAULT_TASK_QUEUE_NAME)
     backend_name = rows.column("backend_name")
     run_after = rows.ShownTime(shows=rows.RUN_AFTER_OR_NEVER)
     return_value = rows.column("return_value")
@@ -32,6 +38,34 @@ class DBTaskResult(rows.JobRow):
         verbose_name = "Task Result"
         verbose_name_plural = "Task Results"
         ordering = [F("priority").desc(), F("run_after").asc(), F("enqueued_at").asc()]
+
+    @classmethod
+    def of(cls, result: DurableTaskResult) -> Self:
+        """Return the row as a result has it, without a query."""
+        errors = [] if result.status == TaskResultStatus.SUCCESSFUL else result.errors
+        # Who cancels a job that waits leaves no error in its row.
+        stored = [each for each in errors if each.traceback or not _is_cancelling(each)]
+        last = stored[-1] if stored else None
+        row = cls(
+            id=UUID(result.id),
+            status=result.status.value,
+            enqueued_at=result.enqueued_at,
+            started_at=result.started_at,
+            finished_at=result.finished_at,
+            args_kwargs={"args": result.args, "kwargs": result.kwargs},
+            priority=result.task.priority,
+            task_path=result.task.module_path,
+            worker_ids=result.worker_ids,
+            queue_name=result.task.queue_name,
+            backend_name=result.backend,
+            run_after=result.task.run_after or rows.never(),
+            return_value=result._return_value,
+            exception_class_path=last.exception_class_path if last else "",
+            traceback=last.traceback if last else "",
+        )
+        row._state.adding = False
+        row._state.db = router.db_for_write(Job)
+        return row
 
     @property
     def task(self) -> AnyTask:
@@ -51,3 +85,7 @@ class DBTaskResult(rows.JobRow):
     def task_name(self) -> str:
         """The name of the task's function."""
         return str(self.task_path).rpartition(".")[2]
+
+
+def _is_cancelling(error: TaskError) -> bool:
+    return error.exception_class_path == f"{TaskCancelled.__module__}.{TaskCancelled.__qualname__}"

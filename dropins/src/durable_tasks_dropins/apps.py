@@ -4,46 +4,38 @@ import logging
 from types import ModuleType
 from typing import Any
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.conf import settings
+from django.utils.module_loading import import_string
 
 import durable_tasks
 from durable_tasks.apps import DurableTasksConfig
-
-from . import checks  # noqa: F401  (registers them)
-
-DROPINS = ("django_tasks_db", "dbtasks")
 
 
 class DropinConfig(AppConfig):
     """The app ``durable_tasks`` if nothing else in ``INSTALLED_APPS`` is, else an empty one.
 
-    Django allows only one app with the label ``durable_tasks``.
+    Django allows only one app with the label ``durable_tasks``. When ``override_settings`` loads
+    apps, the setting is still the one before: where that lists ``durable_tasks`` or the new one
+    does, the new one must, and before the drop-ins.
     """
 
     def __new__(cls, app_name: str, app_module: ModuleType | None) -> Any:
-        if _stands_for_durable_tasks(app_name):
-            return DurableTasksConfig("durable_tasks", durable_tasks)
-        return super().__new__(cls)
+        # Those before this one are loaded; durable_tasks itself may come later.
+        loaded = "durable_tasks" in apps.app_configs
+        if loaded or "durable_tasks" in map(_name_of, settings.INSTALLED_APPS):
+            return super().__new__(cls)
+        return DurableTasksConfig("durable_tasks", durable_tasks)
 
 
-def _stands_for_durable_tasks(name: str) -> bool:
-    listed = []
-    for entry in settings.INSTALLED_APPS:
-        package, _, rest = entry.partition(".")
-        if package in DROPINS and rest.partition(".")[0] in ("", "apps"):
-            listed.append(package)
-        elif _is_durable_tasks(entry):
-            return False
-    return listed[:1] == [name]
-
-
-def _is_durable_tasks(entry: str) -> bool:
-    """Return whether the entry is our app, or a project's own configuration of it."""
-    if entry == "durable_tasks":
-        return True
-    is_class = entry.rpartition(".")[2][:1].isupper()
-    return is_class and AppConfig.create(entry).name == "durable_tasks"
+def _name_of(entry: str) -> str:
+    """Return the name of the app that an entry is, or is the configuration of."""
+    try:
+        config = import_string(entry)
+    except ImportError:  # Django says so if it is neither
+        return entry
+    is_config = isinstance(config, type) and issubclass(config, AppConfig)
+    return config.name if is_config else entry
 
 
 def hear(name: str) -> None:

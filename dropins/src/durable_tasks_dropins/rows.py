@@ -6,10 +6,10 @@ Most of its fields are columns. A field that *shows* something is an expression 
 in everything that Django's queries do with it.
 """
 
-from collections.abc import Collection
-from copyreg import __newobj__  # type: ignore[attr-defined]
 from datetime import UTC, datetime
+from functools import lru_cache
 from json import JSONEncoder
+from operator import attrgetter
 from typing import Any, NoReturn, Self
 
 from django.apps.registry import Apps
@@ -34,14 +34,20 @@ from durable_tasks.statuses import JobStatus
 # Fields ---------------------------------------------------------------------------------------
 
 
-def column(name: str) -> Any:
-    """Return a field for one of Job's columns."""
+def column(name: str, **options: Any) -> Any:
+    """Return a field for one of Job's columns, with these options on top of its own."""
     original: Any = Job._meta.get_field(name)
-    if isinstance(original, models.JSONField):
-        return Json(null=original.null, db_column=name)
-    field = original.clone()
-    field.db_column = name
+    _, _, _, given = original.deconstruct()
+    made = Json if isinstance(original, models.JSONField) else type(original)
+    field: Any = made(**given | {"db_column": name} | options)
+    # Not of a class: expressions want fields of one kind to have one.
+    field.__reduce_ex__ = lambda protocol: _pickled(field)
     return field
+
+
+def _pickled(field: Any) -> Any:
+    """Return how to find a field again: Django's way looks for its model among the project's."""
+    return attrgetter(f"{field.name}.field"), (field.model,)
 
 
 def resolved(expression: Any) -> Any:
@@ -51,47 +57,61 @@ def resolved(expression: Any) -> Any:
 
 def at(alias: str | None, expression: Any) -> Any:
     """Return a resolved expression for a query in which Job's table is called ``alias``."""
-    return expression.relabeled_clone({Job._meta.db_table: alias})
+    table = Job._meta.db_table
+    return expression if alias == table else expression.relabeled_clone({table: alias})
 
 
 class ShownCol(Col):
-    """The column of a field that shows something."""
+    """The column of a field that shows something, with the plain field as its output field.
+
+    So it goes together with other fields of that kind; lookups and transforms are the field's own.
+    """
 
     target: "Shown"
 
     def as_sql(self, compiler: Any, connection: Any) -> Any:
         return compiler.compile(at(self.alias, self.target.resolved))
 
+    def get_lookup(self, lookup: str) -> Any:
+        return self.target.get_lookup(lookup)
+
+    def get_transform(self, name: str) -> Any:
+        return self.target.get_transform(name)
+
+    def get_db_converters(self, connection: Any) -> Any:
+        return self.output_field.get_db_converters(connection)
+
 
 class Shown(models.Field):  # type: ignore[type-arg]
     """Shows ``shows``, an expression over Job's fields."""
 
+    plain: "models.Field[Any, Any]"
+
     def __init__(self, *args: Any, shows: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.shows = shows
+
+    def __reduce__(self) -> Any:
+        return _pickled(self)
 
     @cached_property
     def resolved(self) -> Any:
         return resolved(self.shows)
 
     def get_col(self, alias: Any, output_field: Any = None) -> Col:
-        return ShownCol(alias, self, output_field)
-
-    @cached_property
-    def cached_col(self) -> Col:
-        return self.get_col(self.model._meta.db_table)
+        return ShownCol(alias, self, self.plain)
 
 
 class ShownText(Shown, models.TextField):  # type: ignore[type-arg]
-    pass
+    plain = models.TextField()
 
 
 class ShownTime(Shown, models.DateTimeField):  # type: ignore[type-arg]
-    pass
+    plain = models.DateTimeField()
 
 
 class ShownBoolean(Shown, models.BooleanField):  # type: ignore[type-arg]
-    pass
+    plain = models.BooleanField()
 
 
 class _Encoder(JSONEncoder):
@@ -109,7 +129,7 @@ class Json(models.JSONField):
 
 
 class ShownJson(Shown, Json):
-    pass
+    plain = Json()
 
 
 @Json.register_lookup
@@ -133,9 +153,11 @@ class JsonExact(JSONExact):
 class ShownStatus(Shown, models.CharField):  # type: ignore[type-arg]
     """What Django calls the job's status."""
 
+    plain = models.CharField(max_length=10)
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs |= {"max_length": 10, "choices": TaskResultStatus.choices, "shows": _STATUS}
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, default=TaskResultStatus.READY, **kwargs)
 
 
 _STATUS = Case(
@@ -148,24 +170,27 @@ _STATUS = Case(
 )
 
 
-def with_status(shown: Collection[str]) -> Q:
-    """Return the condition on Job's fields that Django calls its status one of these.
+@lru_cache(maxsize=64)
+def with_status(shown: tuple[str, ...], vendor: str) -> Any:
+    """Return the resolved condition that Django calls a job's status one of these.
 
-    Beside a status stands what is true of all its jobs, said of the first column of its index:
-    without that, SQLite does not use partial indexes for several statuses at once.
+    On the ``vendor`` SQLite, what is true of all its jobs stands beside a status, said of the first
+    column of its index: without that, partial indexes are of no use for several statuses at once.
     """
-    always = {
-        JobStatus.READY: Q(backend_name__gte=""),
-        JobStatus.SCHEDULED: Q(run_at__gte=_time(1900)),
-        JobStatus.RUNNING: Q(worker_id__gte=""),
-    }
-    condition = Q()
-    for status in JobStatus:
-        if shown_as(status) in shown:
-            condition |= Q(status=status.value) & always.get(status, Q())
-    if not condition:
+    stored = [status for status in JobStatus if shown_as(status) in shown]
+    if not stored:
         raise EmptyResultSet
-    return condition
+    always = {
+        JobStatus.READY: [Q(backend_name__gte="")],
+        JobStatus.SCHEDULED: [Q(run_at__gte=Value(""))],
+        JobStatus.RUNNING: [Q(worker_id__gte=""), Q(worker_id__isnull=True)],
+    }
+    needed = always if vendor == "sqlite" and len(stored) > 1 else {}
+    condition = Q()
+    for status in stored:
+        for each in needed.get(status, [Q()]):
+            condition |= Q(status=status.value) & each
+    return resolved(condition)
 
 
 class _StatusLookup:
@@ -178,7 +203,8 @@ class _StatusLookup:
         if not (isinstance(self.lhs, ShownCol) and self.rhs_is_direct_value()):  # type: ignore[attr-defined]
             return super().as_sql(compiler, connection)  # type: ignore[misc]
         shown = [self.rhs] if isinstance(self.rhs, str) else self.rhs
-        return compiler.compile(at(self.lhs.alias, resolved(with_status(shown))))
+        condition = with_status(tuple(shown), connection.vendor)
+        return compiler.compile(at(self.lhs.alias, condition))
 
 
 @ShownStatus.register_lookup
@@ -189,10 +215,6 @@ class _StatusExact(_StatusLookup, Exact):
 @ShownStatus.register_lookup
 class _StatusIn(_StatusLookup, In):
     pass
-
-
-def _time(year: int) -> datetime:
-    return datetime(year, 1, 1, tzinfo=UTC if settings.USE_TZ else None)
 
 
 # Expressions ----------------------------------------------------------------------------------
@@ -237,7 +259,9 @@ TRACEBACK = _unless_successful(
         output_field=models.TextField(),
         postgresql="({0} -> -1 ->> 'traceback')",
         sqlite="JSON_EXTRACT({0}, '$[#-1].traceback')",
-        mysql="JSON_UNQUOTE(JSON_EXTRACT({0}, CONCAT('$[', JSON_LENGTH({0}) - 1, '].traceback')))",
+        # Converted: a text out of JSON has a collation to which case matters.
+        mysql="CONVERT(JSON_UNQUOTE(JSON_EXTRACT({0},"
+        " CONCAT('$[', JSON_LENGTH({0}) - 1, '].traceback'))) USING utf8mb4)",
     )
 )
 # As in results.make_result(): the workers of the errors, then the owner or the finisher.
@@ -258,7 +282,7 @@ WORKER_IDS = Sql(
 
 def never() -> datetime:
     """Return the ``run_after`` that django-tasks-db gives to tasks without one."""
-    return _time(9999)
+    return datetime(9999, 1, 1, tzinfo=UTC if settings.USE_TZ else None)
 
 
 class _Never(Expression):
@@ -309,6 +333,18 @@ class JobRowQuerySet(models.QuerySet[Any]):
         """Tasks that ended, well or not."""
         return self.filter(status__in=[TaskResultStatus.SUCCESSFUL, TaskResultStatus.FAILED])
 
+    def delete(self) -> tuple[int, dict[str, int]]:
+        """Delete the jobs, and what the project's models link to them, as ``Job`` does."""
+        own: Any = self
+        if own._fields is not None:
+            raise TypeError("Cannot call delete() after .values() or .values_list()")
+        own._for_write = True
+        jobs = Job._base_manager.using(self.db)
+        return jobs.filter(pk__in=self.order_by().values("pk")).delete()
+
+    delete.alters_data = True  # type: ignore[attr-defined]
+    delete.queryset_only = True  # type: ignore[attr-defined]
+
     def update(self, **kwargs: Any) -> NoReturn:
         """Raise ``DurableTasksError``."""
         _refuse(self.model)
@@ -354,11 +390,20 @@ class JobRow(models.Model):
     def __reduce__(self) -> Any:
         reduced: Any = super().__reduce__()
         # Django's way back looks for the model among the project's.
-        return __newobj__, (type(self),), *reduced[2:]
+        return _new, (type(self),), *reduced[2:]
 
     def save(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise ``DurableTasksError``."""
         _refuse(type(self))
+
+    def delete(self, using: Any = None, keep_parents: bool = False) -> tuple[int, dict[str, int]]:
+        """Delete the job as a queryset does."""
+        rows = type(self)._base_manager.using(using or self._state.db)
+        deleted = rows.filter(pk=self.pk).delete()
+        self.pk = None
+        return deleted
+
+    delete.alters_data = True  # type: ignore[attr-defined]
 
     def _task(self, **as_asked: Any) -> AnyTask:
         path = self.task_path
@@ -366,6 +411,10 @@ class JobRow(models.Model):
 
     def _result(self) -> DurableTaskResult:
         return to_result(Job.objects.using(self._state.db).get(pk=self.pk))
+
+
+def _new(model: type[JobRow]) -> JobRow:
+    return model.__new__(model)
 
 
 def _refuse(model: type[models.Model]) -> NoReturn:

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import CommandError
+from django.core.management.base import BaseCommand, CommandError
 
 from ..backend import DatabaseBackend
 from ..compat import InvalidTaskBackend, task_backends
@@ -49,6 +49,15 @@ def is_text(text: str) -> bool:
 def one_line_errors(parser: ArgumentParser) -> None:
     """Let the error about a bad value be one line, without the usage of ten above it."""
     parser.print_usage = lambda file=None: None  # type: ignore[method-assign]
+
+
+def with_defaults(command: BaseCommand, options: dict[str, Any]) -> dict[str, Any]:
+    """Return a command's options, with the default of each that is None, as code may give them."""
+    parser = command.create_parser("manage.py", "")
+    return {
+        name: parser.get_default(name) if value is None else value
+        for name, value in options.items()
+    }
 
 
 def or_without_value(default: Any = None) -> dict[str, Any]:

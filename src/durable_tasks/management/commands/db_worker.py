@@ -1,5 +1,6 @@
 """``manage.py db_worker``: run a worker."""
 
+import itertools
 import logging
 import math
 import os
@@ -13,6 +14,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connections, router
 
+from ... import clock
+from ...backend import DatabaseBackend
+from ...chores import promote
+from ...chores.schedule import Timetable
 from ...compat import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME, tasks_logger
 from ...exceptions import DurableTasksError
 from ...ids import new_worker_id
@@ -21,7 +26,14 @@ from ...store import Queues
 from ...worker.stopping import READY, RENEW, STUCK, Lifeline, MemoryLimit, Stop, with_jitter
 from ...worker.supervisor import Supervisor, WorkersFail, command_line
 from ...worker.worker import Worker, WorkerSettings
-from .. import durable_backend, is_text, one_line_errors, or_without_value, queue_names
+from .. import (
+    durable_backend,
+    is_text,
+    one_line_errors,
+    or_without_value,
+    queue_names,
+    with_defaults,
+)
 from ..reloading import (
     RELOAD,
     RELOAD_TIMEOUT,
@@ -169,9 +181,13 @@ class Command(BaseCommand):
         super().run_from_argv(argv)
 
     def handle(self, **options: Any) -> None:
+        options = with_defaults(self, options)
         lifeline = Lifeline() if options["supervised"] else None
         set_up_logging(options["verbosity"])
         worker_settings = self.worker_settings(options)
+        if connections[router.db_for_write(Job)].in_atomic_block:
+            self.run_in_transaction(worker_settings, durable_backend(options["backend_name"]))
+            return
         asked, reload = options["reload"], settings.DEBUG
         if asked is not None:
             reload = asked
@@ -228,6 +244,26 @@ class Command(BaseCommand):
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
 
+    def run_in_transaction(self, worker_settings: WorkerSettings, backend: DatabaseBackend) -> None:
+        """Run a batch where the command was called, such as in a ``TestCase``, without a worker."""
+        if not worker_settings.batch:
+            raise CommandError(
+                "A worker can't be run inside a transaction: it has connections of its own, which "
+                "don't see what the transaction has written. In a TestCase, say batch=True, or use "
+                "run_tasks() of durable_tasks.testing; or make it a TransactionTestCase."
+            )
+        inline = backend.inline(worker_settings.worker_id)
+        if worker_settings.periodic:
+            timetable, now = Timetable(backend.alias, worker_settings.options.periodic), clock.now()
+            timetable.sync(now)
+            timetable.tick(now)
+        for _ in itertools.islice(itertools.count(), worker_settings.max_tasks):
+            promote.tick(inline.store, clock.now())
+            claim = inline.claim(worker_settings.queues)
+            if claim is None:
+                break
+            inline.run(claim)
+
     def supervise(self, worker_settings: WorkerSettings, options: dict[str, Any]) -> None:
         """Run several workers, each in a process of its own, to their end."""
         name, count = worker_settings.worker_id or new_worker_id(), options["processes"]
@@ -260,13 +296,6 @@ class Command(BaseCommand):
         lifeline: Lifeline | None = None,
     ) -> None:
         """Run one worker to its end."""
-
-        if connections[router.db_for_write(Job)].in_atomic_block:
-            raise CommandError(
-                "A worker can't be run inside a transaction: it has connections of its own, which "
-                "don't see what the transaction has written. In a TestCase, use run_tasks() of "
-                "durable_tasks.testing; or make it a TransactionTestCase."
-            )
 
         def ready() -> None:
             if memory is not None:

@@ -13,7 +13,7 @@ from ...compat import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME
 from ...models import Job
 from ...statuses import JobStatus
 from ...store import store_for
-from .. import durable_backend, one_line_errors, or_without_value, queue_names
+from .. import durable_backend, one_line_errors, or_without_value, queue_names, with_defaults
 
 
 def days(text: str) -> int:
@@ -60,6 +60,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, **options: Any) -> None:
+        options = with_defaults(self, options)
         backend = durable_backend(options["backend_name"])
         names = queue_names(options["queue_name"], "--queue-name")
         ages = {

@@ -8,7 +8,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand
 
 from ...compat import DEFAULT_TASK_BACKEND_ALIAS
-from .. import one_line_errors
+from .. import one_line_errors, with_defaults
 from .db_worker import above_zero, seconds, seconds_above_zero, worker_id
 
 
@@ -56,6 +56,7 @@ class Command(BaseCommand):
         parser.add_argument("--shutdown-timeout", type=seconds_above_zero, help=SUPPRESS)
 
     def handle(self, **options: Any) -> None:
+        options = with_defaults(self, options)
         name, timeout = options["worker_id"], options["shutdown_timeout"]
         call_command(
             "db_worker",

@@ -294,6 +294,14 @@ class PeriodicTests(TransactionTestCase):
         self.assertEqual(PeriodicTask.objects.get().next_run_at.second, 0)
 
 
+class NotOnSunday(Crontab):
+    def first(self, after):
+        time = super().first(after)
+        while time.isoweekday() == 7:
+            time = super().first(time)
+        return time
+
+
 class OnTheMinute(Schedule):
     def first(self, after):
         assert after.tzinfo is None
@@ -308,6 +316,33 @@ class ScheduleTests(SimpleTestCase):
             with self.assertRaises(schedule.CrontabParseError):
                 Crontab(wrong)
         self.assertIs(dbtasks.contrib.mule.taskrunner, durable_tasks.contrib.mule.taskrunner)
+
+    @override_settings(TIME_ZONE="Europe/Berlin")
+    def test_a_class_that_is_there_may_be_derived_from(self):
+        class Daily(Every):
+            def first(self, after):
+                time = super().first(after)
+                return time if time.isoweekday() != 7 else super().first(time)
+
+        saturday = datetime(2026, 5, 16, 12)
+        for schedule_, time in (
+            (NotOnSunday("0 3 * * *"), datetime(2026, 5, 18, 3)),
+            (NotOnSunday("0 3 * * *", timezone="Asia/Tokyo"), datetime(2026, 5, 18, 3)),
+            (Daily("1d"), datetime(2026, 5, 18)),
+        ):
+            self.assertEqual(schedule_.next(saturday), time)
+            self.assertEqual(next(schedule_.dates(saturday)), time)
+            zone = getattr(schedule_, "timezone", timezone.get_default_timezone())
+            self.assertEqual(
+                schedule_.next(saturday.replace(tzinfo=zone)), time.replace(tzinfo=zone)
+            )
+            self.assertTrue(schedule_.match(time.replace(tzinfo=zone)))
+            with self.assertRaises(ScheduleExhausted):
+                schedule_.next(saturday, until=saturday + timedelta(hours=1))
+        self.assertFalse(NotOnSunday("0 3 * * *").match(datetime(2026, 5, 17, 3)))
+        fired = Periodic(NotOnSunday("~ 3 * * *")).schedule("seed")  # as the scheduler asks
+        self.assertEqual(next(fired.dates(saturday)).day, 18)
+        self.assertEqual(Crontab("0 3 * * *").first(saturday), datetime(2026, 5, 17, 3))
 
     @override_settings(TIME_ZONE="Europe/Berlin")
     def test_ones_own_are_asked_for_local_times(self):

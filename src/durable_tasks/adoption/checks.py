@@ -1,0 +1,45 @@
+"""What ``manage.py check --database`` says of tasks that other packages' tables still have."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.apps import AppConfig
+from django.core.checks import CheckMessage, Tags, Warning, register
+from django.db import DatabaseError, connections, router
+
+
+@register(Tags.database)
+def check_waiting(
+    app_configs: Sequence[AppConfig] | None = None,
+    databases: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> list[CheckMessage]:
+    """Return a warning for each table with tasks that wait, if ``adopt_tasks`` has never run."""
+    from ..exceptions import DurableTasksError
+    from ..models import Job
+    from ..statuses import ENDED
+    from ..store import StoreNotSupported
+    from .adopt import Adopted
+    from .tables import find_tables
+
+    alias = router.db_for_write(Job)
+    if alias not in (databases or ()) or alias not in connections.settings:
+        return []
+    messages: list[CheckMessage] = []
+    try:
+        tables = find_tables(alias)
+        there = connections[alias].introspection.table_names() if tables else []
+        for table in tables if Adopted._meta.db_table not in there else ():
+            counts = table.counts()
+            if waiting := sum(n for (status, _), n in counts.items() if status not in ENDED):
+                messages.append(
+                    Warning(
+                        f"{table.name} has {waiting:,} tasks that have not ended, and nothing here "
+                        "runs them.",
+                        hint=f"If {table.package} is no longer used, run manage.py adopt_tasks.",
+                        id="durable_tasks.W004",
+                    )
+                )
+    except (DatabaseError, DurableTasksError, StoreNotSupported):
+        pass  # adopt_tasks says it, and better
+    return messages
