@@ -185,9 +185,6 @@ class Command(BaseCommand):
         lifeline = Lifeline() if options["supervised"] else None
         set_up_logging(options["verbosity"])
         worker_settings = self.worker_settings(options)
-        if connections[router.db_for_write(Job)].in_atomic_block:
-            self.run_in_transaction(worker_settings, durable_backend(options["backend_name"]))
-            return
         asked, reload = options["reload"], settings.DEBUG
         if asked is not None:
             reload = asked
@@ -202,6 +199,8 @@ class Command(BaseCommand):
             import_tasks()
         if options["processes"] > 1 and lifeline is None:
             self.supervise(worker_settings, options)
+        elif connections[router.db_for_write(Job)].in_atomic_block:
+            self.run_in_transaction(worker_settings, durable_backend(options["backend_name"]))
         elif reload:
             run_reloading(partial(self.run, worker_settings, options))
         else:
