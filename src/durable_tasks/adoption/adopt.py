@@ -127,11 +127,6 @@ class Adoption:
             self._make_memory()
         return tables
 
-    def count(self, table: OldTable) -> int:
-        """Return how many rows of a table this looks at."""
-        counts = table.counts()
-        return sum(n for (status, _), n in counts.items() if self.finished or status not in ENDED)
-
     def move(self, table: OldTable) -> Iterator[Report]:
         """Move the rows of a table; yields what became of each batch. What waits comes first."""
         for finished in (False, True) if self.finished else (False,):
@@ -162,7 +157,7 @@ class Adoption:
         rows: Counter[str] = Counter()
         waiting: Counter[str] = Counter()
         for table in tables:
-            for (status, name), count in table.counts().items():
+            for (status, name), count in table.counts.items():
                 if self.finished or status not in ENDED:
                     rows[name] += count
                 waiting[name] += count * (status not in ENDED)

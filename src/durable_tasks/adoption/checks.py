@@ -17,7 +17,6 @@ def check_waiting(
     """Return a warning for each table with tasks that wait, if ``adopt_tasks`` has never run."""
     from ..exceptions import DurableTasksError
     from ..models import Job
-    from ..statuses import ENDED
     from ..store import StoreNotSupported
     from .adopt import Adopted
     from .tables import find_tables
@@ -30,8 +29,7 @@ def check_waiting(
         tables = find_tables(alias)
         there = connections[alias].introspection.table_names() if tables else []
         for table in tables if Adopted._meta.db_table not in there else ():
-            counts = table.counts()
-            if waiting := sum(n for (status, _), n in counts.items() if status not in ENDED):
+            if waiting := table.count(finished=False):
                 messages.append(
                     Warning(
                         f"{table.name} has {waiting:,} tasks that have not ended, and nothing here "

@@ -5,12 +5,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from uuid import UUID
 
 from django.db import connections
 
 from .. import clock
 from ..exceptions import DurableTasksError
+from ..statuses import ENDED
 from ..store import Store, store_for
 from .rows import BadRow, OldRow
 
@@ -58,13 +60,18 @@ class OldTable:
     def alias(self) -> str:
         return self.store.connection.alias
 
+    @cached_property
     def counts(self) -> Counter[tuple[str, str]]:
-        """Return how many rows there are of each status and backend."""
+        """How many rows there are of each status and backend; read once, since it scans."""
         backend = self._quote("backend_name")
         rows = self.store.rows(
             f"SELECT status, {backend}, COUNT(*) FROM {self.name} GROUP BY status, {backend}"
         )
         return Counter({(status, name): count for status, name, count in rows})
+
+    def count(self, *, finished: bool) -> int:
+        """Return how many rows have not ended; ``finished``: count those that have, too."""
+        return sum(n for (status, _), n in self.counts.items() if finished or status not in ENDED)
 
     def ids(self, *, finished: bool, after: object, limit: int) -> dict[object, str]:
         """Return the next rows that have or have not ended: statuses by ids, as they are stored."""

@@ -150,7 +150,7 @@ class Command(BaseCommand):
             )
 
     def _move(self, adoption: Adoption, table: OldTable) -> Report:
-        total = adoption.count(table)
+        total = table.count(finished=adoption.finished)
         report = Report()
         shows = self._says and self.stdout.isatty() and total > 0
         done = 0
