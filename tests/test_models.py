@@ -17,6 +17,7 @@ READY = ["backend_name", "queue_name", "priority", "run_at", "id"]
 INDEXES: dict[str, tuple[list[str], list[str] | None]] = {
     "durable_job_ready": (READY, ["status", *READY]),
     "durable_job_scheduled": (["run_at"], ["status", "run_at"]),
+    "durable_job_paused": (["task_path"], None),
     "durable_job_running": (["worker_id"], ["status", "worker_id"]),
     "durable_job_ended": (["finished_at"], ["status", "finished_at"]),
     "durable_job_failed": (["finished_at"], None),

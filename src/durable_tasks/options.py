@@ -1,7 +1,7 @@
 """``TASKS[alias]["OPTIONS"]`` as one frozen object, or one clear error."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from difflib import get_close_matches
@@ -19,6 +19,12 @@ from .retention import UNSET, retain_by_path
 from .retry import Backoff, exponential, seconds_of
 
 DEFAULT_BACKOFF = exponential()
+
+# Names whose values are secrets, most likely; case does not matter.
+SECRETS = (
+    *("*password*", "*passwd*", "*secret*", "*token*", "*api_key*", "*apikey*", "*private_key*"),
+    *("*credential*", "*authorization*", "*cookie*", "*card_number*", "*cvv*", "*iban*"),
+)
 
 # Characters: what the column for it takes.
 MAX_SCHEDULE_NAME = 255
@@ -44,6 +50,8 @@ class Options:
     ``periodic``: the periodic tasks by name, see ``Periodic``.
     ``immediate``: whether tasks run where they are enqueued, without a worker.
     ``signals``: whether Django's task signals are sent.
+    ``redact``: patterns, as of ``fnmatch``, of the names whose values pages do not show.
+    ``schedulable``: paths of the tasks that periodic tasks made in the admin may run.
     """
 
     id_function: Callable[[], Any] | str = uuid7
@@ -61,6 +69,8 @@ class Options:
     periodic: Mapping[str, Periodic] = field(default_factory=dict)
     immediate: bool = False
     signals: bool = True
+    redact: tuple[str, ...] = SECRETS
+    schedulable: tuple[str, ...] = ()
 
     where: str = field(default="", repr=False)  # the setting's full name, for errors
 
@@ -119,7 +129,7 @@ def parse_options(alias: str, given: Any) -> Options:
             near = get_close_matches(str(key), known, n=1)
             hint = f'Did you mean "{near[0]}"?' if near else f"Known: {', '.join(known)}."
             raise ImproperlyConfigured(f'{where}["{key}"] is not an option. {hint}')
-        if value is not None or _RULES[key] is not _flag:  # None leaves it at its default
+        if value is not None or _RULES[key] not in (_flag, _texts):  # None leaves it at its default
             made[key] = _RULES[key](f'{where}["{key}"]', value)
     return Options(**made, where=where)
 
@@ -183,6 +193,16 @@ def _flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ImproperlyConfigured(f"{name} must be a list of texts, not {value!r}.")
+    texts = tuple(value)
+    for text in texts:
+        if not isinstance(text, str) or not text:
+            raise ImproperlyConfigured(f"{name} must be a list of texts; {text!r} is none.")
+    return texts
+
+
 def _database(name: str, value: Any) -> Any:
     if value is not None and value not in settings.DATABASES:
         raise ImproperlyConfigured(f"{name} must be an alias of DATABASES, not {value!r}.")
@@ -230,4 +250,6 @@ _RULES: dict[str, Callable[[str, Any], Any]] = {
     "periodic": _periodic,
     "immediate": _flag,
     "signals": _flag,
+    "redact": _texts,
+    "schedulable": _texts,
 }

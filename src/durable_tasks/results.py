@@ -47,6 +47,7 @@ LAST_ERRORS = 9
 _SHOWN_AS = {
     JobStatus.READY: TaskResultStatus.READY,
     JobStatus.SCHEDULED: TaskResultStatus.READY,
+    JobStatus.PAUSED: TaskResultStatus.READY,
     JobStatus.RUNNING: TaskResultStatus.RUNNING,
     JobStatus.SUCCESSFUL: TaskResultStatus.SUCCESSFUL,
     JobStatus.FAILED: TaskResultStatus.FAILED,

@@ -7,6 +7,8 @@ from django.utils.translation import pgettext_lazy
 class JobStatus(TextChoices):
     READY = "READY", pgettext_lazy("Job", "Ready")
     SCHEDULED = "SCHEDULED", pgettext_lazy("Job", "Scheduled")
+    # Due, but its task is paused.
+    PAUSED = "PAUSED", pgettext_lazy("Job", "Paused")
     RUNNING = "RUNNING", pgettext_lazy("Job", "Running")
     SUCCESSFUL = "SUCCESSFUL", pgettext_lazy("Job", "Successful")
     FAILED = "FAILED", pgettext_lazy("Job", "Failed")
@@ -19,7 +21,8 @@ ENDED = (JobStatus.SUCCESSFUL, JobStatus.FAILED, JobStatus.CANCELLED)
 MOVES = {
     JobStatus.READY: (JobStatus.RUNNING, JobStatus.CANCELLED),
     JobStatus.SCHEDULED: (JobStatus.READY, JobStatus.CANCELLED),
-    JobStatus.RUNNING: (*ENDED, JobStatus.READY, JobStatus.SCHEDULED),
+    JobStatus.PAUSED: (JobStatus.READY, JobStatus.CANCELLED),
+    JobStatus.RUNNING: (*ENDED, JobStatus.READY, JobStatus.SCHEDULED, JobStatus.PAUSED),
     JobStatus.SUCCESSFUL: (JobStatus.READY,),
     JobStatus.FAILED: (JobStatus.READY,),
     JobStatus.CANCELLED: (JobStatus.READY,),

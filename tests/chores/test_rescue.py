@@ -31,7 +31,9 @@ class RescueTests(StoreTestCase):
             process_started="then",
             last_seen=NOW - int(seen_ago * SECOND),
         )
-        Registry(self.store).add(row, queues="all", capacity=1, now=timezone.now())
+        Registry(self.store).add(
+            row, queues="all", threads=1, coroutines=0, version="1", now=timezone.now()
+        )
         return row
 
     def tick(self, **changes: Any) -> rescue.Rescued:

@@ -19,7 +19,9 @@ class RegistryTests(StoreTestCase):
         self.add(ROW)
 
     def add(self, row: WorkerRow) -> None:
-        self.registry.add(row, queues="all", capacity=3, now=timezone.now())
+        self.registry.add(
+            row, queues="all", threads=3, coroutines=0, version="1", now=timezone.now()
+        )
 
     def test_a_row_is_read_as_it_was_added(self) -> None:
         self.assertEqual(self.registry.all(), [ROW])

@@ -85,7 +85,9 @@ class BeatTests(WorkerTestCase):
             **changes,
         }
         row = WorkerRow(**values)
-        self.registry.add(row, queues="all", capacity=1, now=timezone.now())
+        self.registry.add(
+            row, queues="all", threads=1, coroutines=0, version="1", now=timezone.now()
+        )
         return row
 
     def start(self, life, **changes):

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from ..models import Worker
 from .base import Store
+from .database import marks
 
 _TABLE = Worker._meta.db_table
 
@@ -36,12 +37,22 @@ class Registry:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def add(self, row: WorkerRow, *, queues: str, capacity: int, now: datetime) -> None:
+    def add(
+        self,
+        row: WorkerRow,
+        *,
+        queues: str,
+        threads: int,
+        coroutines: int,
+        version: str,
+        now: datetime,
+    ) -> None:
         """Insert a worker's row. Raises ``IntegrityError`` if its id is taken."""
         store = self.store
         store.changed(
-            f"INSERT INTO {_TABLE} ({_COLUMNS}, queues, capacity, started_at) "
-            "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            f"INSERT INTO {_TABLE} "
+            f"({_COLUMNS}, queues, capacity, threads, coroutines, version, started_at) "
+            f"VALUES ({marks(len(WorkerRow.__slots__) + 6)})",
             [
                 row.id,
                 store.to_id(row.life),
@@ -51,7 +62,10 @@ class Registry:
                 row.process_started,
                 row.last_seen,
                 json.dumps(queues),
-                capacity,
+                threads + coroutines,
+                threads,
+                coroutines,
+                version,
                 store.to_time(now),
             ],
         )

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, IntegrityError, router
 
+from .. import __version__
 from ..chores.rescue import rescue_jobs
 from ..chores.schedule import Timetable
 from ..exceptions import DurableTasksError, WorkerIdInUse
@@ -400,7 +401,9 @@ class Worker:
             registry.add(
                 row,
                 queues=str(settings.queues),
-                capacity=settings.threads + settings.coroutines,
+                threads=settings.threads,
+                coroutines=settings.coroutines,
+                version=__version__,
                 now=self.clock.now(),
             )
         except IntegrityError as error:

@@ -1,67 +1,20 @@
-"""The tables: ``Job``, one enqueued run of a task, ``Worker``, one process that runs jobs, and
-``PeriodicTask``, one schedule on which a task is enqueued."""
+"""``Job``: one enqueued run of a task."""
 
-from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.db import connections, models
-from django.db.backends.base.schema import BaseDatabaseSchemaEditor
-from django.db.backends.ddl_references import Statement
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from .compat import TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
-from .ids import uuid7
-from .statuses import ENDED, JobStatus, status_choices
+from ..compat import TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
+from ..ids import uuid7
+from ..statuses import ENDED, JobStatus, status_choices
+from .indexes import PartialIndex
+from .lengths import MAX_NAME, MAX_PATH, MAX_WORKER_ID
 
 if TYPE_CHECKING:
-    from .store.byhand import Act
-
-# Lengths of the text columns. MySQL limits an index to 3072 bytes, 4 a character.
-MAX_NAME = 100
-MAX_PATH = 255
-MAX_WORKER_ID = 200
-
-
-class PartialIndex(models.Index):
-    """An index over the rows that match ``where``.
-
-    MySQL and MariaDB have no partial indexes: there the columns of ``fallback`` are indexed
-    instead, or nothing if it is empty.
-    """
-
-    def __init__(self, *, where: Q, fallback: Sequence[str], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.where = where
-        self.fallback = list(fallback)
-
-    def deconstruct(self) -> Any:
-        path, args, kwargs = super().deconstruct()
-        return path, args, {**kwargs, "where": self.where, "fallback": self.fallback}
-
-    def create_sql(
-        self,
-        model: type[models.Model],
-        schema_editor: BaseDatabaseSchemaEditor,
-        using: str = "",
-        **kwargs: Any,
-    ) -> Statement:
-        if schema_editor.connection.features.supports_partial_indexes:
-            fields = [f"-{name}" if order else name for name, order in self.fields_orders]
-            index = models.Index(fields=fields, name=self.name, condition=self.where)
-        elif self.fallback:
-            index = models.Index(fields=self.fallback, name=self.name)
-        else:
-            return Statement("DO 0")  # the statement that does nothing
-        return index.create_sql(model, schema_editor, using, **kwargs)
-
-    def remove_sql(
-        self, model: type[models.Model], schema_editor: BaseDatabaseSchemaEditor, **kwargs: Any
-    ) -> str:
-        if self.fallback or schema_editor.connection.features.supports_partial_indexes:
-            return super().remove_sql(model, schema_editor, **kwargs)
-        return "DO 0"
+    from ..store.byhand import Act
 
 
 class JobQuerySet(models.QuerySet["Job"]):
@@ -78,6 +31,10 @@ class JobQuerySet(models.QuerySet["Job"]):
     def running(self) -> "JobQuerySet":
         """Jobs that a worker has claimed."""
         return self.filter(status=JobStatus.RUNNING)
+
+    def paused(self) -> "JobQuerySet":
+        """Jobs that are due and whose task is paused."""
+        return self.filter(status=JobStatus.PAUSED)
 
     def successful(self) -> "JobQuerySet":
         """Jobs that ended well."""
@@ -97,7 +54,7 @@ class JobQuerySet(models.QuerySet["Job"]):
         Those that wait are CANCELLED at once. Those that run are interrupted by their workers; they
         are CANCELLED unless they end before. Outside of a transaction, each batch is one.
         """
-        from .store import byhand
+        from ..store import byhand
 
         return self._by_hand(byhand.cancel)
 
@@ -107,7 +64,7 @@ class JobQuerySet(models.QuerySet["Job"]):
         ``successful``: also those that succeeded. Their attempts count from 0 again; their errors
         stay. Outside of a transaction, each batch is one.
         """
-        from .store import byhand
+        from ..store import byhand
 
         return self._by_hand(partial(byhand.retry, successful=successful))
 
@@ -116,7 +73,7 @@ class JobQuerySet(models.QuerySet["Job"]):
     retry.queryset_only = True  # type: ignore[attr-defined]
 
     def _by_hand(self, act: "Act") -> int:
-        from .store import byhand, store_for  # late: the store is made for these models
+        from ..store import byhand, store_for  # late: the store is made for these models
 
         self._for_write = True
         return byhand.in_batches(store_for(connections[self.db]), self.using(self.db), act)
@@ -157,6 +114,8 @@ class Job(models.Model):
     exception_class_path = models.CharField(  # noqa: DJ001
         _("exception class"), max_length=MAX_PATH, null=True
     )
+    # Where it was raised: the file and the function of the innermost frame that is the project's.
+    error_place = models.CharField(_("error place"), max_length=MAX_PATH, null=True)  # noqa: DJ001
     cancel_requested_at = models.DateTimeField(_("cancel requested at"), null=True)
     delete_after = models.DateTimeField(_("delete after"), null=True)
     # The name of the periodic task that made this job.
@@ -169,6 +128,15 @@ class Job(models.Model):
     class Meta:
         verbose_name = _("job")
         verbose_name_plural = _("jobs")
+        permissions = (
+            ("run_job", "Can run jobs now"),
+            ("retry_job", "Can retry jobs"),
+            ("cancel_job", "Can cancel jobs"),
+            ("move_job", "Can change the queue of jobs"),
+            ("prioritize_job", "Can change the priority of jobs"),
+            ("copy_job", "Can enqueue copies of jobs"),
+            ("mark_job", "Can mark jobs for deletion"),
+        )
         constraints = (
             models.CheckConstraint(
                 name="durable_job_priority",
@@ -188,6 +156,13 @@ class Job(models.Model):
                 fields=["run_at"],
                 where=Q(status=JobStatus.SCHEDULED.value),
                 fallback=["status", "run_at"],
+            ),
+            # MySQL and MariaDB answer this from durable_job_scheduled.
+            PartialIndex(
+                name="durable_job_paused",
+                fields=["task_path"],
+                where=Q(status=JobStatus.PAUSED.value),
+                fallback=[],
             ),
             PartialIndex(
                 name="durable_job_running",
@@ -218,65 +193,3 @@ class Job(models.Model):
 
     def __str__(self) -> str:
         return f"{self.task_path} ({self.id})"
-
-
-class PeriodicTask(models.Model):
-    """One schedule on which a task is enqueued; made from ``OPTIONS["periodic"]``."""
-
-    id = models.BigAutoField(_("id"), primary_key=True)
-    backend_name = models.CharField(_("backend"), max_length=MAX_NAME)
-    name = models.CharField(_("name"), max_length=MAX_PATH)
-    enabled = models.BooleanField(_("enabled"), default=True)
-    task_path = models.CharField(_("task"), max_length=MAX_PATH)
-    # As resolved: with the values that were chosen for ``~``.
-    spec = models.CharField(_("schedule"), max_length=MAX_PATH)
-    time_zone = models.CharField(_("time zone"), max_length=MAX_NAME)
-    # Null for those that are made anew at each run.
-    args = models.JSONField(_("arguments"), null=True)
-    kwargs = models.JSONField(_("keyword arguments"), null=True)
-    queue_name = models.CharField(_("queue"), max_length=MAX_NAME)
-    priority = models.SmallIntegerField(_("priority"))
-    catch_up = models.CharField(_("catch up"), max_length=10)
-    overlap = models.CharField(_("overlap"), max_length=10)
-    # Of all this but ``enabled``: workers leave a schedule alone that is not as their settings say.
-    definition = models.CharField(_("definition"), max_length=64, editable=False)
-    # Null once there is no further time.
-    next_run_at = models.DateTimeField(_("next run"), null=True)
-    last_run_at = models.DateTimeField(_("last run"), null=True)
-    last_job_id = models.UUIDField(_("last job"), null=True)
-
-    class Meta:
-        verbose_name = _("periodic task")
-        verbose_name_plural = _("periodic tasks")
-        constraints = (
-            models.UniqueConstraint(fields=["backend_name", "name"], name="durable_periodic_name"),
-        )
-
-    def __str__(self) -> str:
-        return self.name
-
-
-class Worker(models.Model):
-    """One OS process that claims and runs jobs; the row goes when the process stops or is lost."""
-
-    id = models.CharField(_("worker id"), primary_key=True, max_length=MAX_WORKER_ID)
-    # Random at every start: tells two lives of one name apart.
-    life = models.UUIDField(_("life"), editable=False)
-    backend_name = models.CharField(_("backend"), max_length=MAX_NAME)
-    # Names a place in which process ids can be compared: see worker/process.py.
-    host = models.CharField(_("host"), max_length=MAX_PATH)
-    pid = models.IntegerField(_("process id"))
-    process_started = models.CharField(_("process start"), max_length=40)
-    queues = models.JSONField(_("queues"))
-    started_at = models.DateTimeField(_("started at"))
-    # Database time in microseconds since 1970: no time zone, no daylight saving. Not indexed, so
-    # that a heartbeat touches no index.
-    last_seen = models.BigIntegerField(_("last seen"))
-    capacity = models.IntegerField(_("capacity"))
-
-    class Meta:
-        verbose_name = _("worker")
-        verbose_name_plural = _("workers")
-
-    def __str__(self) -> str:
-        return self.id
