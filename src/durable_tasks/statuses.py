@@ -15,11 +15,13 @@ class JobStatus(TextChoices):
     CANCELLED = "CANCELLED", pgettext_lazy("Job", "Cancelled")
 
 
+# Not begun, or to begin again; in nobody's hands.
+WAITING = (JobStatus.READY, JobStatus.SCHEDULED, JobStatus.PAUSED)
 ENDED = (JobStatus.SUCCESSFUL, JobStatus.FAILED, JobStatus.CANCELLED)
 
 # From a status to those that may follow it. An ended job is only ever run again by hand.
 MOVES = {
-    JobStatus.READY: (JobStatus.RUNNING, JobStatus.CANCELLED),
+    JobStatus.READY: (JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CANCELLED),
     JobStatus.SCHEDULED: (JobStatus.READY, JobStatus.CANCELLED),
     JobStatus.PAUSED: (JobStatus.READY, JobStatus.CANCELLED),
     JobStatus.RUNNING: (*ENDED, JobStatus.READY, JobStatus.SCHEDULED, JobStatus.PAUSED),

@@ -7,13 +7,14 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from ..retention import Retention
 from .base import Store
 from .database import StoreNotSupported
-from .messages import Claim, Exchange, Finish, NewJob, Peek, Queues
+from .messages import Claim, Exchange, Finish, NewJob, Pauses, Peek, Queues
 
 __all__ = [
     "Claim",
     "Exchange",
     "Finish",
     "NewJob",
+    "Pauses",
     "Peek",
     "Queues",
     "Store",

@@ -1,23 +1,24 @@
 """The contract between the engine and a database, and what all databases share.
 
-Three subjects have files of their own: how jobs come in, how they are claimed, how they leave.
+Five subjects have files of their own: how jobs come in, how they are claimed, what holds them back,
+how they leave, and what is done by hand.
 """
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from itertools import batched
 from uuid import UUID
 
 from django.db import DataError, IntegrityError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..exceptions import RefusedByDatabase
-from ..retention import Retention, Rule
-from ..statuses import ENDED, JobStatus
+from ..retention import Retention
+from ..statuses import JobStatus
 from .claiming import Claiming
-from .database import TABLE, marks
+from .database import TABLE
+from .handling import Handling
 from .inserting import Inserting
 from .messages import (
     CLAIM_COLUMNS,
@@ -25,7 +26,6 @@ from .messages import (
     Claim,
     Exchange,
     Finish,
-    LockedJob,
     Queues,
     batches,
 )
@@ -39,14 +39,9 @@ THROTTLE = 0.025
 FIRST_LOOK = 0.005
 # Seconds: for how long after work it looks often if it hears nothing, and how often.
 BUSY_FOR, BUSY_LOOK = 5.0, 0.04
-# What a job has from its runs, but for errors.
-_OF_A_RUN = (
-    *("started_at", "last_attempted_at", "finished_at", "started_lease", "worker_id"),
-    *("return_value", "cancel_requested_at", "delete_after"),
-)
 
 
-class Store(Inserting, Claiming, Deleting):
+class Store(Handling, Inserting, Claiming, Deleting):
     """What the engine asks of a database, on one connection."""
 
     # Can a row's value be longer than the database takes in one statement? Bytes, or None.
@@ -81,6 +76,8 @@ class Store(Inserting, Claiming, Deleting):
         Raises Django's ``DatabaseError`` if the database can't be reached or does not answer in
         time: then nothing is known of what was sent, and sending it again is safe.
         """
+        if queues.names == ():
+            want = 0  # all that the worker serves is paused
         for finish in finishes:
             finish.counted = False
         *others, last = batches(finishes, lambda finish: finish.size)
@@ -272,83 +269,3 @@ class Store(Inserting, Claiming, Deleting):
         Hops along durable_job_running, one look-up a worker, however many jobs each one has.
         """
         return self._hops("worker_id", "status = 'RUNNING'", [])
-
-    # By hand, in the caller's transaction
-
-    def lock(self, ids: Sequence[UUID], *, wait: bool = True) -> list[LockedJob]:
-        """Return those of these jobs that are there, in order of id, locked.
-
-        ``wait``: for those that another transaction has locked; otherwise they are left out.
-        Served by the primary key.
-        """
-        rows = self.rows(
-            f"SELECT {', '.join(LockedJob.__slots__)} FROM {self._BY_KEY} "
-            f"WHERE id IN ({marks(len(ids))}) ORDER BY id {self._LOCK[wait]}",
-            [self.to_id(id) for id in ids],
-        )
-        return [LockedJob(self.from_id(row[0]), *row[1:]) for row in rows]
-
-    # The table, read by its primary key; what locks, without waiting and with.
-    _BY_KEY = TABLE
-    _LOCK = ("FOR UPDATE SKIP LOCKED", "FOR UPDATE")
-
-    def cancel(
-        self,
-        jobs: Iterable[LockedJob],
-        now: datetime,
-        rule_of: Callable[[LockedJob], Rule | None] = lambda job: None,
-    ) -> list[LockedJob]:
-        """Cancel locked jobs; return those that were waiting or running.
-
-        A waiting job is CANCELLED at once, and ``rule_of`` says how long it stays; of a running one
-        it is noted, for its worker to see.
-        """
-        open_jobs = [job for job in jobs if job.status not in ENDED]
-        running = [self.to_id(job.id) for job in open_jobs if job.status == JobStatus.RUNNING]
-        if running:
-            self.changed(
-                f"UPDATE {self._BY_KEY} SET cancel_requested_at = %s "
-                f"WHERE id IN ({marks(len(running))}) AND cancel_requested_at IS NULL",
-                [self.to_time(now), *running],
-            )
-        finishes = []
-        for job in open_jobs:
-            if job.status != JobStatus.RUNNING:
-                finish = Finish.cancelled(job, now)
-                if (rule := rule_of(job)) is not None:
-                    finish.retain(rule)
-                finishes.append(finish)
-        if finishes:
-            self._exchange(finishes, 0, Queues("", ()), "", now)
-        return open_jobs
-
-    def retry(self, jobs: Iterable[LockedJob], now: datetime) -> list[LockedJob]:
-        """Make those of these locked jobs READY that have ended; return them.
-
-        All begins anew, attempts and lost runs too; but the errors stay, and the lease grows.
-        """
-        ended = [job for job in jobs if job.status in ENDED]
-        if ended:
-            self.changed(
-                f"UPDATE {self._BY_KEY} SET status = 'READY', lease = lease + 1, run_at = %s, "
-                f"attempts = 0, lost = 0, {', '.join(f'{name} = NULL' for name in _OF_A_RUN)} "
-                f"WHERE id IN ({marks(len(ended))})",
-                [self.to_time(now), *(self.to_id(job.id) for job in ended)],
-            )
-        return ended
-
-    def cancels_among(self, ids: Sequence[UUID]) -> list[tuple[UUID, int]]:
-        """Return id and lease of those of these jobs whose cancel was asked for.
-
-        Served by the primary key: durable_job_running has an entry of each job that a worker ever
-        had, dead ones too while a transaction elsewhere stays open.
-        """
-        found: list[tuple[UUID, int]] = []
-        for some in batched(ids, MAX_BATCH):
-            rows = self.rows(
-                f"SELECT id, lease FROM {self._BY_KEY} "
-                f"WHERE id IN ({marks(len(some))}) AND cancel_requested_at IS NOT NULL",
-                [self.to_id(id) for id in some],
-            )
-            found += [(self.from_id(id), lease) for id, lease in rows]
-        return found

@@ -10,9 +10,10 @@ from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .database import TABLE, Database, marks
+from .database import TABLE, marks
 from .heads import MAX_HEADS, Head, Heads
 from .messages import CLAIM_COLUMNS, MAX_BATCH, Claim, Peek, Queues, claim_order
+from .pausing import STAMP, Pausing
 
 # A condition on READY jobs, with its parameters.
 type Part = tuple[str, tuple[Any, ...]]
@@ -20,7 +21,7 @@ type Part = tuple[str, tuple[Any, ...]]
 _ABOVE_ALL = 32767
 
 
-class Claiming(Database):
+class Claiming(Pausing):
     """Looks for jobs that are READY or due, and claims them."""
 
     def __init__(self, connection: BaseDatabaseWrapper, *, own: bool = False) -> None:
@@ -55,9 +56,7 @@ class Claiming(Database):
         Each queue is read with equality, in the order of durable_job_ready, up to its share; or
         each known head's queue and priority, from there on.
         """
-        parts = [self._from(head) for head in self._heads.known(queues)] or [
-            (" AND queue_name = %s", (name,)) for name in self.queue_names(queues)
-        ]
+        parts = self._parts(queues)
         shares = dict.fromkeys(parts, want)
         if len(parts) > 1:
             shares = self._shares(want, queues.backend_name, parts)
@@ -68,6 +67,12 @@ class Claiming(Database):
             found += map(self.to_claim, rows)
         found.sort(key=claim_order)
         return found
+
+    def _parts(self, queues: Queues) -> list[Part]:
+        """Return the conditions for each known head, or for each queue."""
+        return [self._from(head) for head in self._heads.known(queues)] or [
+            (" AND queue_name = %s", (name,)) for name in self.queue_names(queues)
+        ]
 
     # The table, read by durable_job_ready.
     _READY = TABLE
@@ -162,6 +167,7 @@ class Claiming(Database):
 
         Served by durable_job_ready and durable_job_scheduled, one look-up each: a queue that is
         left out is a gap between two ranges, however much waits in it. From known heads, as claims.
+        The pauses are of the same look, so that to respect them costs an idle worker nothing.
         """
         self._look_for_heads(queues)
         parts = [self._from(head) for head in self._heads.known(queues)]
@@ -174,10 +180,11 @@ class Claiming(Database):
             f"WHERE status = 'READY' AND backend_name = %s{condition})"
             for condition in conditions
         )
+        due = f"(SELECT MIN(run_at) FROM {TABLE} WHERE status = 'SCHEDULED')"
         row = self.row(
-            f"SELECT {ready}, (SELECT MIN(run_at) FROM {TABLE} WHERE status = 'SCHEDULED')", params
+            f"SELECT {ready or '1 = 0'}, {due}, {STAMP}", [*params, *[queues.backend_name] * 2]
         )
-        return Peek(bool(row[0]), self.from_time(row[1]))
+        return Peek(bool(row[0]), self.from_time(row[1]), self.to_stamp(row[2:]))
 
     @abstractmethod
     def promote(self, now: datetime, limit: int = MAX_BATCH) -> int:

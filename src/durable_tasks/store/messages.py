@@ -1,7 +1,7 @@
 """What the engine and a store say to each other: new jobs, claims, and what became of them."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
@@ -77,12 +77,13 @@ CLAIM_COLUMNS = tuple(
 
 @dataclass(slots=True)
 class LockedJob:
-    """A job as a cancel or a retry by hand finds it; the fields are the SELECT's columns."""
+    """A job as what is done by hand finds it; the fields are the SELECT's columns."""
 
     id: UUID
     status: str
     backend_name: str
     queue_name: str
+    priority: int
     task_path: str
     schedule: str | None
     worker_id: str | None
@@ -248,6 +249,13 @@ class Finish:
         )
 
     @classmethod
+    def paused(cls, claim: Claim) -> "Finish":
+        """As ``released()``, of a job whose task is paused: nobody claims it until that is over."""
+        finish = cls.released(claim)
+        finish.status = JobStatus.PAUSED.value
+        return finish
+
+    @classmethod
     def unstarted(cls, claim: Claim) -> "Finish":
         """As ``released()``, of a claim that was read from the table again: no run began."""
         if claim.attempts == 1:
@@ -402,6 +410,14 @@ class Queues:
         """Return whether the worker serves this queue."""
         return name not in self.excluded if self.names is None else name in self.names
 
+    def without(self, names: Collection[str]) -> "Queues":
+        """Return these queues but for some."""
+        if not names:
+            return self
+        if self.names is None:
+            return replace(self, excluded=self.excluded.union(names))
+        return replace(self, names=tuple(name for name in self.names if name not in names))
+
     def __str__(self) -> str:
         if self.names is not None:
             return ", ".join(self.names)
@@ -409,11 +425,50 @@ class Queues:
 
 
 @dataclass(frozen=True, slots=True)
+class Pauses:
+    """What is paused: queues and tasks of one backend."""
+
+    queue_names: frozenset[str] = frozenset()
+    task_paths: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.queue_names or self.task_paths)
+
+    def __str__(self) -> str:
+        parts = [f"queue {name}" for name in sorted(self.queue_names)]
+        return ", ".join(parts + [f"task {path}" for path in sorted(self.task_paths)])
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What changes with the pauses of a backend: how many there are, and the greatest id.
+
+    ``parked``: whether any job is PAUSED, of whatever backend.
+    """
+
+    count: int = 0
+    greatest: int = 0
+    parked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Peek:
-    """What an idle worker sees: is a job READY, and when is the next SCHEDULED one due?"""
+    """What an idle worker sees: is a job READY, and when is the next SCHEDULED one due?
+
+    ``pauses``: whether these have changed.
+    """
 
     ready: bool
     next_due: datetime | None
+    pauses: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """How many PAUSED jobs became READY; ``after``: where to go on, None if all were looked at."""
+
+    jobs: int
+    after: Any = None
 
 
 @dataclass(slots=True)

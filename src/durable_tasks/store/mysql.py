@@ -1,9 +1,10 @@
 """MySQL and MariaDB: lock, then update, in one short transaction."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
+from uuid import UUID
 
 from django.db import OperationalError
 
@@ -143,6 +144,26 @@ class MySQLStore(Store):
                 return self._by_id(f"UPDATE {TABLE} SET status = 'READY'", ids)
 
         return self._retried(work)
+
+    def _to_resume(
+        self, backend_name: str, task_paths: Collection[str], after: Any, limit: int
+    ) -> tuple[list[UUID], Any]:
+        """Read on along durable_job_scheduled: no index knows the tasks of PAUSED jobs."""
+        since, last = after or (None, None)
+        go_on = "" if since is None else "AND (run_at > %s OR (run_at = %s AND id > %s)) "
+        rows = self.rows(
+            f"SELECT id, run_at, task_path, backend_name FROM {self._PAUSED} "
+            f"WHERE status = 'PAUSED' {go_on}ORDER BY run_at, id LIMIT %s",
+            [*([] if since is None else [since, since, last]), limit],
+        )
+        ids = [
+            self.from_id(id)
+            for id, _, path, backend in rows
+            if backend == backend_name and path not in task_paths
+        ]
+        return ids, (rows[-1][1], rows[-1][0]) if len(rows) == limit else None
+
+    _PAUSED = f"{TABLE} FORCE INDEX (durable_job_scheduled)"
 
     def prune(
         self,

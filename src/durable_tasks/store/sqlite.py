@@ -148,6 +148,7 @@ class SQLiteStore(Store):
     _LOCK = ("", "")
 
     def lock(self, ids: Sequence[UUID], *, wait: bool = True) -> list[LockedJob]:
+        self._seen = None
         # The write lock, before anything is read: a transaction that began by reading would fail
         # where another one has written since.
         self.changed(f"UPDATE {TABLE} SET lease = lease WHERE 0")

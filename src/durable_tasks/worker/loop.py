@@ -15,6 +15,7 @@ from django.db import Error as DatabaseFault
 
 from ..announcements import facts, log_no_count
 from ..chores import promote
+from ..chores.pause import EVERY, Pausing
 from ..exceptions import TaskCancelled
 from ..execute import Executor
 from ..store import Claim, Finish, Queues, Store
@@ -76,7 +77,7 @@ class Loop:
         idle: Event,
     ) -> None:
         self.store = store
-        self.queues = queues
+        self.pausing = Pausing(store, queues)
         self.executor = executor
         self.clock = clock
         self.heartbeat = heartbeat
@@ -237,22 +238,30 @@ class Loop:
         if now >= self._look_at and not self._is_closing and (self._room(now) or self._probes(now)):
             self._look(now)
         want = 0 if self._is_closing else self._want(now)
+        self._follow_pauses(now, want)
         probes = want > 0 and not self._room(now)
         # Paused for too long, others may think us lost: claim only after a heartbeat.
         if want and not self.heartbeat.is_fresh() and not self.heartbeat.beat_now(timeout=1.0):
             want = 0
         if want or self._unsaved:
             self._exchange(want, now, probes=probes)
+        if self.pausing.has_work and not self._is_closing and self.pausing.step():
+            self._more = True
         if self._stuck:
             self._give_up_stuck(now)
         idle = not (self._more or self._held or self._unsaved or self._rung)
+        idle = idle and not self.pausing.has_work
         if idle is not self.idle.is_set():
             (self.idle.set if idle else self.idle.clear)()
 
     def _exchange(self, want: int, now: float, *, probes: bool) -> None:
         finishes = self._unsaved[:MAX_BATCH]
         exchange = self.store.exchange(
-            finishes, want, queues=self.queues, worker_id=self.worker_id, now=self.clock.now()
+            finishes,
+            want,
+            queues=self.pausing.queues,
+            worker_id=self.worker_id,
+            now=self.clock.now(),
         )
         del self._unsaved[: len(finishes)]
         self._settle(finishes)
@@ -268,6 +277,7 @@ class Loop:
             # PostgreSQL does not claim what the same statement releases.
             released = any(finish.finished_at is None for finish in finishes)
             busy = exchange.claims or self._held or self._unsaved or self._rung or released
+            busy = busy or self.pausing.has_work
             if self.batch and not busy:
                 if exchange.complete:
                     self._stopping = True
@@ -306,6 +316,11 @@ class Loop:
         self._look_at = min(self._look_at, time.monotonic() + seconds)
 
     def _dispatch(self, claims: list[Claim]) -> None:
+        claims, back = self.pausing.sort(claims)
+        self._unsaved += back
+        for finish in back:
+            assert finish.claim is not None
+            self._held[finish.claim] = self._lanes[0]  # until that is saved
         parts: tuple[list[Claim], list[Claim]] = ([], [])
         lost = []
         for claim in claims:
@@ -323,7 +338,7 @@ class Loop:
         suspects = [claim for claim in lost if claim.lost >= last]
         self._suspects += suspects
         for lane, part in zip(self._lanes, parts, strict=True):
-            lane.share += weight * (len(part) / len(claims) - lane.share)
+            lane.share += weight * (len(part) / max(len(claims), 1) - lane.share)
             if suspects:
                 part = [claim for claim in part if claim not in suspects]
             if part:
@@ -427,6 +442,8 @@ class Loop:
         now = time.monotonic()
         if self._unsaved or self._saved or self._rung or self.heartbeat.lost.is_set():
             return 0.0
+        if self.pausing.has_work and not self._is_closing:
+            return 0.0
         until = [self._reconcile_at]
         if self._held:
             until.append(self._cancels_at)
@@ -453,7 +470,8 @@ class Loop:
 
         The next look is when the next one is due, or after a pause that grows with idleness.
         """
-        peek = self.store.peek(self.queues)
+        peek = self.store.peek(self.pausing.queues)
+        self._note_pauses(self.pausing.note(peek.pauses, now), now)
         clock_now = self.clock.now()
         next_due = peek.next_due
         self._more = self._more or peek.ready
@@ -466,9 +484,10 @@ class Loop:
             self._look_at = min(self._look_at, now + max(wait, 0.0))
 
     def _pause_between_looks(self, now: float) -> float:
-        return self.store.look_again_in(
+        pause = self.store.look_again_in(
             now - self._idle_since, self.interval, hears=self.heartbeat.hears
         )
+        return min(pause, EVERY) if self.pausing.pauses else pause
 
     def _reconcile(self, now: float) -> None:
         """Give back jobs that are ours in the database but that we never saw.
@@ -477,6 +496,9 @@ class Loop:
         this is the thread that claims.
         """
         self._reconcile_at = now + self.give_up_after / 4
+        if self.pausing.pauses:  # also while there is no room for a claim
+            self._note_pauses(self.pausing.look(now), now)
+        self.pausing.look_for_forgotten()
         held = {(claim.id, claim.lease) for claim in self._held}
         if held.issuperset(self.store.tokens_of(self.worker_id)):
             return
@@ -491,6 +513,34 @@ class Loop:
                 len(claims),
                 extra={"worker_id": self.worker_id},
             )
+
+    # Pauses
+
+    def _follow_pauses(self, now: float, want: int) -> None:
+        """Look at the pauses before what is about to be claimed, or waits here, could begin."""
+        waits = self._suspects or any(lane.waits for lane in self._lanes)
+        if (want or waits) and self.pausing.is_due(now):
+            self._note_pauses(self.pausing.look(now), now)
+
+    def _note_pauses(self, changed: bool, now: float) -> None:
+        """Give back what has not begun of what is paused, if that has changed."""
+        if not changed:
+            return
+        logger.info(
+            "Paused: %s." if self.pausing.pauses else "%s is paused any more.",
+            self.pausing.pauses or "Nothing",
+            extra={"worker_id": self.worker_id},
+        )
+        self._more = True
+        runs, back = self.pausing.sort(self._suspects)
+        self._suspects = deque(runs)
+        for lane in self._lanes:
+            claims, theirs = self.pausing.sort(lane.take_back())
+            back += theirs
+            if claims:
+                lane.submit(claims, now)
+        self._taken -= len(back)
+        self._unsaved += back
 
     # Runs that are to end
 
@@ -530,7 +580,7 @@ class Loop:
             return
         last = [self._given_up(run) for run in self._stuck]
         self.store.exchange(
-            last, 0, queues=self.queues, worker_id=self.worker_id, now=self.clock.now()
+            last, 0, queues=self.pausing.queues, worker_id=self.worker_id, now=self.clock.now()
         )
         self._settle(last)
         self._is_over = True

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
 from django.core.exceptions import ImproperlyConfigured
@@ -19,12 +19,12 @@ from ..chores.schedule import Timetable
 from ..exceptions import DurableTasksError, WorkerIdInUse
 from ..execute import Executor
 from ..ids import new_worker_id
-from ..models import Job, PeriodicTask
+from ..models import Job, Pause, PeriodicTask
 from ..models import Worker as Row
 from ..options import Options
 from ..results import find_task
 from ..retention import Retention
-from ..store import Finish, Queues, Store, own_connection, store_for
+from ..store import Finish, Pauses, Queues, Store, own_connection, store_for
 from ..store.registry import Registry, WorkerRow
 from .announce import Announcer
 from .clock import Clock
@@ -177,6 +177,7 @@ class Worker:
                 self._work(store, alias)
                 if self.settings.batch and self._error is None:
                     self._say_what_is_due_later(store)
+                    self._say_what_is_left(store)
             finally:
                 try:
                     Registry(store).leave(self.id, self._life)
@@ -311,8 +312,9 @@ class Worker:
         settings = self.settings
         extra = {"worker_id": self.id}
         logger.info(
-            "Worker %s serves queues: %s. Threads: %s, coroutines: %s.",
+            "Worker %s serves queues: %s. Threads: %s, coroutines: %s.%s",
             *(self.id, settings.queues, settings.threads, settings.coroutines),
+            f" Paused: {paused}." if (paused := self._paused(store)) else "",
             extra=extra,
         )
         if note := store.own_note():
@@ -322,6 +324,19 @@ class Worker:
         if others:
             logger.info(
                 "Not served by this worker, with jobs waiting: %s.", ", ".join(others), extra=extra
+            )
+
+    def _paused(self, store: Store) -> Pauses:
+        """Return what is paused of all that this worker would run."""
+        queues = self.settings.queues
+        pauses = store.pauses(queues.backend_name)
+        return replace(pauses, queue_names=frozenset(filter(queues.serve, pauses.queue_names)))
+
+    def _say_what_is_left(self, store: Store) -> None:
+        """Say what a batch has left although it is due, as its last words."""
+        if paused := self._paused(store):
+            logger.info(
+                "Paused, and not run by this batch: %s.", paused, extra={"worker_id": self.id}
             )
 
     def _say_what_is_due_later(self, store: Store) -> None:
@@ -336,7 +351,7 @@ class Worker:
     # The name
 
     def _check_tables(self, store: Store) -> None:
-        wanted = {model._meta.db_table for model in (Job, PeriodicTask, Row)}
+        wanted = {model._meta.db_table for model in (Job, PeriodicTask, Row, Pause)}
         if missing := wanted - store.tables():
             raise DurableTasksError(
                 f"The database {store.connection.alias!r} has no table {sorted(missing)[0]}: "
