@@ -5,8 +5,8 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from durable_tasks.models import Job
-from durable_tasks.statuses import ENDED, MOVES, JobStatus
-from durable_tasks.store import store_for
+from durable_tasks.statuses import ENDED, MOVES, WAITING, JobStatus
+from durable_tasks.store import Queues, store_for
 from tests.store.contract import KINDS
 from tests.store.jobs import StoreTestCase, make_jobs
 
@@ -37,10 +37,26 @@ class MoveTests(StoreTestCase):
                     self.assertIn(after, MOVES[JobStatus(before)])
                 self.assertEqual(trail[:3], ["SCHEDULED", "READY", "RUNNING"])
 
+    def test_a_pause_and_its_end_are_allowed(self) -> None:
+        [job] = make_jobs(task_path="a.b")
+        before = job.status
+        for step in (
+            lambda: self.store.pause(Queues("default", None), ["a.b"]),
+            lambda: self.store.resume("default", []).jobs,
+        ):
+            self.assertEqual(step(), 1)
+            after = Job.objects.get().status
+            self.assertIn(after, MOVES[JobStatus(before)])
+            before = after
+        self.assertEqual(before, "READY")
+
     def test_what_is_done_by_hand_is_allowed(self) -> None:
         store = store_for(connection)
-        waiting = {JobStatus.READY, JobStatus.SCHEDULED}
-        for word, target, sources in (("cancel", "CANCELLED", waiting), ("retry", "READY", ENDED)):
+        for word, target, sources in (
+            ("cancel", "CANCELLED", WAITING),
+            ("retry", "READY", ENDED),
+            ("run_now", "READY", [JobStatus.SCHEDULED]),
+        ):
             for status in JobStatus:
                 with self.subTest(word, status=status):
                     [job] = make_jobs(status=status)

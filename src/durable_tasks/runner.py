@@ -13,6 +13,7 @@ from .compat import DEFAULT_TASK_BACKEND_ALIAS, AnyTask, AnyTaskResult, task_bac
 from .exceptions import WorkerIdInUse
 from .ids import new_worker_id
 from .models import Job
+from .pauses import paused
 from .results import DurableTaskResult
 from .statuses import JobStatus
 from .store import Queues
@@ -145,8 +146,8 @@ class Runner:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until no job of this runner's queues is ready or running.
 
-        Jobs that are scheduled for later are not waited for. ``timeout``: seconds, or None for as
-        long as this runner runs. Returns whether it came to that.
+        Jobs that are scheduled for later, or paused, are not waited for. ``timeout``: seconds, or
+        None for as long as this runner runs. Returns whether it came to that.
         """
 
         def nothing_left() -> bool:
@@ -154,6 +155,8 @@ class Runner:
                 backend_name=self._queues.backend_name,
                 status__in=(JobStatus.READY, JobStatus.RUNNING),
             )
+            names = {pause.queue_name for pause in paused(self._queues.backend_name)}
+            jobs = jobs.exclude(status=JobStatus.READY, queue_name__in=names)
             if self._queues.names is not None:
                 jobs = jobs.filter(queue_name__in=self._queues.names)
             return not jobs.exists()

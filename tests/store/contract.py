@@ -25,7 +25,7 @@ from durable_tasks.models import Job
 from durable_tasks.options import Options
 from durable_tasks.results import dumps, find_task
 from durable_tasks.retention import Retention, Rule
-from durable_tasks.statuses import ENDED, JobStatus
+from durable_tasks.statuses import ENDED, WAITING, JobStatus
 from durable_tasks.store import Claim, Finish, NewJob, Queues, store_for
 from durable_tasks.store.inserting import INSERT_CHUNK
 from durable_tasks.store.messages import (
@@ -53,6 +53,7 @@ from .jobs import (
     state,
     succeeded,
 )
+from .pausing import ByHandContract, PauseContract
 
 STATUSES = JobStatus.values
 CUTOFF = timezone.now().replace(microsecond=5) - timedelta(days=1)
@@ -63,6 +64,7 @@ KINDS: dict[str, Callable[[Claim], Finish]] = {
     "succeeded": succeeded,
     "failed": failed,
     "released": Finish.released,
+    "paused": Finish.paused,
     "rescued, to run again": rescued,
     "rescued, failed": lambda claim: rescued(claim, again=False),
     "retried": lambda claim: retried(claim, 3600),
@@ -621,25 +623,25 @@ class PruneContract(StoreTestCase):
         return sorted(Job.objects.values_list("task_path", flat=True))
 
     def test_old_jobs_of_the_statuses_go_and_all_others_stay(self) -> None:
-        make_jobs(6, status=lambda n: STATUSES[n], finished_at=OLD, task_path="gone?")
+        make_jobs(len(STATUSES), status=lambda n: STATUSES[n], finished_at=OLD, task_path="gone?")
         make_jobs(task_path="young", status="SUCCESSFUL", finished_at=CUTOFF)
         make_jobs(task_path="unfinished", status="SUCCESSFUL", finished_at=None)
         make_jobs(task_path="other", status="SUCCESSFUL", finished_at=OLD, backend_name="other")
         self.assertEqual(self.prune("SUCCESSFUL", "CANCELLED"), 2)
-        self.assertEqual(self.left(), ["gone?"] * 4 + ["other", "unfinished", "young"])
+        self.assertEqual(self.left(), ["gone?"] * 5 + ["other", "unfinished", "young"])
         self.assertEqual(
             set(Job.objects.filter(task_path="gone?").values_list("status", flat=True)),
-            {"FAILED", "READY", "RUNNING", "SCHEDULED"},
+            set(STATUSES) - {"SUCCESSFUL", "CANCELLED"},
         )
         self.assertEqual(self.prune("SUCCESSFUL", "CANCELLED"), 0)
 
     def test_unended_jobs_are_never_pruned(self) -> None:
-        unended = ("READY", "RUNNING", "SCHEDULED")
-        make_jobs(3, status=lambda n: unended[n], finished_at=OLD)
+        unended = [status for status in STATUSES if status not in ENDED]
+        make_jobs(len(unended), status=lambda n: unended[n], finished_at=OLD)
         if connection.features.supports_partial_indexes:
             self.assertEqual(self.prune(*unended), 0)
         self.assertEqual(self.prune("SUCCESSFUL", "FAILED", "CANCELLED"), 0)
-        self.assertEqual(Job.objects.count(), 3)
+        self.assertEqual(Job.objects.count(), len(unended))
 
     def test_queues_bound_a_prune(self) -> None:
         make_jobs(
@@ -773,7 +775,9 @@ class PruneDueContract(StoreTestCase):
     def test_ended_jobs_that_are_due_go_and_all_others_stay(self) -> None:
         times = {"due": OLD, "now": CUTOFF, "soon": CUTOFF + timedelta(microseconds=1)}
         for name, time_ in (*times.items(), ("never", None)):
-            make_jobs(6, status=lambda n: STATUSES[n], delete_after=time_, task_path=name)
+            make_jobs(
+                len(STATUSES), status=lambda n: STATUSES[n], delete_after=time_, task_path=name
+            )
         make_jobs(task_path="due", status="FAILED", delete_after=OLD, backend_name="other")
         self.assertEqual(self.prune_due(), 7)
         self.assertEqual(self.prune_due(), 0)
@@ -944,7 +948,7 @@ class CancelContract(StoreTestCase):
 
     def test_a_waiting_job_is_cancelled_at_once_and_never_claimed(self) -> None:
         now = timezone.now()
-        for status in ("READY", "SCHEDULED"):
+        for status in WAITING:
             with self.subTest(status):
                 [job] = make_jobs(status=status, lease=4, attempts=2, errors=[{"attempt": 1}])
                 before = state(job.id)
@@ -1006,7 +1010,7 @@ class CancelContract(StoreTestCase):
                 self.assertEqual((row["lease"], row["worker_id"]), (4, None))
                 self.assertEqual(finish.finished_at, row["finished_at"])
                 self.assertIsNone(finish.run_at)
-                counts = kind != "released" and kind != "snoozed"
+                counts = kind not in ("released", "paused", "snoozed")
                 self.assertEqual((row["attempts"], claim.attempts), (1 + counts, 1 + counts))
                 self.assertEqual(row["lost"], int("rescued" in kind))
                 self.assertEqual(self.claim(), [])
@@ -1151,6 +1155,8 @@ class StoreContract(
     HoldContract,
     TakeContract,
     CancelContract,
+    PauseContract,
+    ByHandContract,
     ClockContract,
     ConnectionContract,
     BorrowedContract,

@@ -42,6 +42,7 @@ class MySQLRaceTests(racing.RaceContract):
 
 
 class MySQLPlanTests(plans.PlanContract):
+    paused_index = "durable_job_scheduled"
     primary_key = "PRIMARY"
     analyze = "ANALYZE TABLE"
 

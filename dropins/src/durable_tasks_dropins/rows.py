@@ -183,6 +183,7 @@ def with_status(shown: tuple[str, ...], vendor: str) -> Any:
     always = {
         JobStatus.READY: [Q(backend_name__gte="")],
         JobStatus.SCHEDULED: [Q(run_at__gte=Value(""))],
+        JobStatus.PAUSED: [Q(task_path__gte="")],
         JobStatus.RUNNING: [Q(worker_id__gte=""), Q(worker_id__isnull=True)],
     }
     needed = always if vendor == "sqlite" and len(stored) > 1 else {}

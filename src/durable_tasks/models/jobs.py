@@ -1,12 +1,15 @@
 """``Job``: one enqueued run of a task."""
 
+from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from django.db import connections, models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
+from .. import clock
 from ..compat import TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
 from ..ids import uuid7
 from ..statuses import ENDED, JobStatus, status_choices
@@ -68,9 +71,64 @@ class JobQuerySet(models.QuerySet["Job"]):
 
         return self._by_hand(partial(byhand.retry, successful=successful))
 
+    def run_now(self) -> int:
+        """Make those of these jobs READY that are due in the future; return how many."""
+        from ..store import byhand
+
+        return self._by_hand(byhand.run_now)
+
+    def move(self, queue_name: str) -> int:
+        """Put those of these jobs that wait into another queue; return how many.
+
+        Raises ``ValueError`` for a queue that their backend does not have.
+        """
+        from ..store import byhand
+
+        return self._by_hand(partial(byhand.move, queue_name=queue_name))
+
+    def prioritize(self, priority: int) -> int:
+        """Give those of these jobs that wait another priority, -100 to 100; return how many.
+
+        Raises ``ValueError`` for any other number.
+        """
+        from ..store import Store, byhand
+
+        byhand.check_priority(priority)
+        return self._by_hand(partial(Store.prioritize, priority=priority))
+
+    def copy(self, made: list[UUID] | None = None) -> int:
+        """Enqueue the calls of these jobs again, each as a new job; return how many.
+
+        Of the same task, arguments, queue, priority and backend, and due now. ``made``: gets the
+        ids of the new jobs. Whether their tasks are still there is for the runs to say.
+        """
+        from ..store import byhand
+
+        return self._by_hand(partial(byhand.copy, made=[] if made is None else made))
+
+    def mark(self, delete_after: datetime | None = None) -> int:
+        """Let workers delete those of these jobs that have ended; return how many.
+
+        ``delete_after``: from then on; None: now.
+        """
+        from ..store import Store
+
+        return self._by_hand(partial(Store.mark, delete_after=delete_after or clock.now()))
+
+    def discard(self) -> int:
+        """Delete those of these jobs that do not run; return how many.
+
+        A job stays to which a row of another table refers.
+        """
+        from ..store import byhand
+
+        return self._by_hand(byhand.discard)
+
     # Not of the manager: all jobs are to be asked for by name.
-    cancel.queryset_only = True  # type: ignore[attr-defined]
-    retry.queryset_only = True  # type: ignore[attr-defined]
+    _word: Any
+    for _word in (cancel, retry, run_now, move, prioritize, copy, mark, discard):
+        _word.queryset_only = True
+    del _word
 
     def _by_hand(self, act: "Act") -> int:
         from ..store import byhand, store_for  # late: the store is made for these models

@@ -15,7 +15,7 @@ from ..backend import DatabaseBackend
 from ..compat import DEFAULT_TASK_BACKEND_ALIAS, AnyTask, Task, task_backends
 from ..models import Job
 from ..results import DurableTaskResult, dumps, to_result
-from ..statuses import JobStatus
+from ..statuses import WAITING, JobStatus
 
 # A failure is shown where the test asserts, by unittest; and so by pytest: __tracebackhide__.
 __unittest = True
@@ -140,7 +140,7 @@ def _alias(task: AnyTask | None, backend: str | None) -> str:
 
 def _waiting(alias: str, task: AnyTask | None = None) -> list[Job]:
     jobs = Job.objects.using(router.db_for_write(Job)).filter(
-        backend_name=alias, status__in=(JobStatus.READY, JobStatus.SCHEDULED)
+        backend_name=alias, status__in=WAITING
     )
     if task is not None:
         jobs = jobs.filter(task_path=task.module_path)

@@ -12,6 +12,7 @@ from django.db import connections
 from .. import clock
 from ..backend import DatabaseBackend
 from ..chores import promote
+from ..chores.pause import Pausing
 from ..chores.schedule import Timetable
 from ..compat import DEFAULT_TASK_BACKEND_ALIAS, AnyTaskResult
 from ..exceptions import DurableTasksError
@@ -44,6 +45,8 @@ def run_tasks(
     worker would begin: jobs of higher priority first, then those that were due earlier. What is due
     later stays; ``frozen_time()`` can make it due. Runs have no time limit.
 
+    What is paused stays as well, and what was resumed runs.
+
     ``queue_names``: only these queues, or None for all. ``backend``: its alias. ``limit``: so many
     runs at most. ``on_commit``: before each run, call what waits for the commit of a ``TestCase``'s
     transaction, as ``captureOnCommitCallbacks(execute=True)`` does. ``periodic``: first enqueue the
@@ -59,13 +62,14 @@ def run_tasks(
         raise TypeError(f"queue_names must be several names, such as [{queue_names!r}].")
     kept = durable_backend(backend)
     inline = _inline(kept, "run_tasks()")
-    queues = Queues(backend, None if queue_names is None else tuple(queue_names))
+    served = Queues(backend, None if queue_names is None else tuple(queue_names))
     runs: Counter[str] = Counter()
     ran: dict[UUID, None] = {}
     if periodic:
         _fire(kept)
     while True:
         _get_ready(inline, on_commit=on_commit)
+        queues = _unpaused(inline, served)
         if runs.total() >= limit and inline.store.peek(queues).ready:
             raise DurableTasksError(
                 f"run_tasks() stopped after {limit} runs, and jobs are still ready. It ran "
@@ -149,6 +153,15 @@ def _get_ready(inline: Inline, *, on_commit: bool) -> None:
     if on_commit:
         _call_on_commit()
     promote.tick(inline.store, clock.now())
+
+
+def _unpaused(inline: Inline, served: Queues) -> Queues:
+    """Do with jobs of paused tasks what a worker does; return the queues that are not paused."""
+    pausing = Pausing(inline.store, served)
+    pausing.look(0.0)
+    while pausing.has_work:
+        pausing.step()
+    return pausing.queues
 
 
 def _call_on_commit() -> None:
