@@ -12,7 +12,7 @@ minute, so that the last ``LAG`` seconds are not known yet.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Lock
@@ -244,6 +244,19 @@ def totals_by_task(
     return found
 
 
+def task_paths(
+    range: str,
+    backend: str | None = None,
+    queue: str | None = None,
+    using: str | None = None,
+    now: float | None = None,
+) -> set[str]:
+    """Return the paths of the tasks that ran in one of ``RANGES``."""
+    begins = RANGES[range].begins(_now() if now is None else now)
+    rows = Filter(backend, queue, None, using).rows(begins.step, begins.start, begins.stop)
+    return set(rows.values_list("task_path", flat=True).distinct()) - {""}
+
+
 def error_groups(
     since: datetime,
     backend: str | None = None,
@@ -281,16 +294,15 @@ def _backends(backend: str | None) -> list[str]:
 
 def _sum(many: Iterable[Totals]) -> Totals:
     every = list(many)
-    return Totals(
-        *(sum(getattr(each, name) for each in every) for name in COUNTS),
-        add(each.waits for each in every),
-        add(each.runs for each in every),
-    )
+    counts = {name: sum(getattr(each, name) for each in every) for name in COUNTS}
+    waits, runs = add(each.waits for each in every), add(each.runs for each in every)
+    return Totals(**counts, waits=waits, runs=runs)
 
 
 def _totals(values: list[Any]) -> Totals:
-    *counts, waits, runs = values
-    return Totals(*counts, add((waits,)), add((runs,)))
+    sums = Totals()
+    _count(sums, values)
+    return sums
 
 
 # What is kept in the process --------------------------------------------------------------------
@@ -397,8 +409,3 @@ def _deepen(point: Point, values: list[int | None]) -> None:
     for name, value in zip(DEPTHS, values, strict=True):
         if value is not None:
             setattr(point, name, (getattr(point, name) or 0) + value)
-
-
-def known_tasks(found: Series) -> Iterator[str]:
-    """Yield the paths of the tasks that ran in a range, those that ran most often first."""
-    yield from sorted(found.tasks, key=lambda path: (-found.tasks[path].attempts, path))
