@@ -11,15 +11,18 @@
 minute, so that the last ``LAG`` seconds are not known yet.
 """
 
+import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import batched
 from threading import Lock
 from typing import Any
 
 from django.db import router
-from django.db.models import QuerySet, Sum
+from django.db.models import QuerySet, Sum, TextField
+from django.db.models.functions import Cast
 
 from . import clock
 from .compat import task_backends
@@ -125,7 +128,8 @@ class Point:
 class Series:
     """One range. ``points``: None where no worker wrote anything. ``begins``: seconds since 1970.
 
-    ``covered``: seconds of each point that are known. ``tasks``: totals by the path of the task.
+    ``covered``: seconds of each point that are known. ``tasks``: totals by the path of the task,
+    without how long its jobs waited.
     """
 
     begins: range
@@ -135,7 +139,7 @@ class Series:
 
     def totals(self) -> Totals:
         """Return the sum of all."""
-        return _sum(self.tasks.values())
+        return _sum(point.totals for point in self.points if point)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,15 +304,18 @@ def _sum(many: Iterable[Totals]) -> Totals:
 
 
 def _totals(values: list[Any]) -> Totals:
-    sums = Totals()
-    _count(sums, values)
+    *counts, waits, runs = values
+    sums = Totals(waits=add((waits,)), runs=add((runs,)))
+    _count(sums, counts)
     return sums
 
 
 # What is kept in the process --------------------------------------------------------------------
 
 # From how many rows on keeping their sums is worth it, for how many seconds, of how many filters.
-MANY, KEPT, MOST_KEPT = 3000, 600.0, 30
+MANY, KEPT, MOST_KEPT = 3000, 3600.0, 30
+# Rows that are parsed at once.
+BATCH = 2000
 
 
 @dataclass(slots=True)
@@ -375,34 +382,45 @@ def _read(which: Filter, period: int, first: int, upto: int) -> _Sums:
     found = _Sums()
     if first >= upto:
         return found
-    columns = ("begins", "task_path", *DEPTHS, *COUNTS, "waits", "runs")
-    rows = which.rows(period, first, upto).values_list(*columns)
-    for begin, path, *values in rows.iterator(chunk_size=2000):
-        found.rows += 1
-        point = found.points.get(begin)
-        if point is None:
-            point = found.points[begin] = Point()
-        if path:
+    columns = ("begins", "task_path", *DEPTHS, *COUNTS)
+    # As text: one batch is parsed at once, in half the time.
+    texts = (Cast("waits", TextField()), Cast("runs", TextField()))
+    rows = which.rows(period, first, upto).values_list(*columns, *texts)
+    for batch in batched(rows.iterator(chunk_size=BATCH), BATCH):
+        found.rows += len(batch)
+        parsed = iter(json.loads(f"[{','.join(text for row in batch for text in row[-2:])}]"))
+        for begin, path, *values, _, _ in batch:
+            waits, runs = next(parsed), next(parsed)
+            point = found.points.get(begin)
+            if point is None:
+                point = found.points[begin] = Point()
+            if not path:
+                _deepen(point, values[:3])
+                continue
             task = found.tasks.get(path)
             if task is None:
                 task = found.tasks[path] = Totals()
             for sums in (point.totals, task):
                 _count(sums, values[3:])
-        else:
-            _deepen(point, values[:3])
+                _merge(sums.runs, runs)
+            _merge(point.totals.waits, waits)
+    for sums in (*(point.totals for point in found.points.values()), *found.tasks.values()):
+        sums.waits, sums.runs = add((sums.waits,)), add((sums.runs,))
     return found
 
 
-def _count(sums: Totals, values: list[Any]) -> None:
+def _count(sums: Totals, values: list[int]) -> None:
     sums.successful += values[0]
     sums.failed += values[1]
     sums.cancelled += values[2]
     sums.retried += values[3]
     sums.lost += values[4]
-    for total, histogram in ((sums.waits, values[5]), (sums.runs, values[6])):
-        for key, count in histogram.items():
-            number = int(key)
-            total[number] = total.get(number, 0) + count
+
+
+def _merge(total: dict[Any, int], histogram: dict[str, int]) -> None:
+    # Keys stay text until all is added: half of the time went into making numbers of them.
+    for key, count in histogram.items():
+        total[key] = total.get(key, 0) + count
 
 
 def _deepen(point: Point, values: list[int | None]) -> None:

@@ -51,9 +51,22 @@ def duration(seconds: float | None) -> str:
     return _("%s d") % (whole // 86_400)
 
 
+def rough(seconds: float) -> str:
+    """Return a time in its greatest unit, rounded down: 34 s, 2 min, 3 h, 4 d."""
+    whole = max(0, int(seconds))
+    for size, upto, unit in (
+        (1, 60, _("%s s")),
+        (60, 3600, _("%s min")),
+        (3600, 2 * 86_400, _("%s h")),
+    ):
+        if whole < upto:
+            return unit % (whole // size)
+    return _("%s d") % (whole // 86_400)
+
+
 def ago(seconds: float) -> str:
-    """Return how long ago something was, seconds as whole ones."""
-    return _("%s ago") % duration(max(1, round(seconds)))
+    """Return roughly how long ago something was."""
+    return _("%s ago") % rough(seconds)
 
 
 def moment(at: datetime) -> str:

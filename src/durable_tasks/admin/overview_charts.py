@@ -8,8 +8,8 @@ from django.utils.translation import gettext as _
 from ..history import Point, Series, Totals
 from .figures import duration, short
 
-# Of a run, by what is drawn from the bottom up: failures stand on the ground, to be seen.
-OUTCOMES = ("failed", "lost", "retried", "cancelled", "successful")
+# Drawn from the top down: failures stand on the ground, where a few of them are seen.
+OUTCOMES = ("successful", "cancelled", "retried", "lost", "failed")
 
 
 def charts(found: Series, *, by_task: bool) -> list[dict[str, Any]]:

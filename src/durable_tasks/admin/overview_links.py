@@ -22,15 +22,13 @@ class Links:
     def __init__(self, request: HttpRequest, site: AdminSite, choice: Mapping[str, str]) -> None:
         self._request, self._site, self._choice = request, site, choice
         self._visible: dict[str, bool] = {}
-        user = request.user
-        # By permission; both confirm first.
+        # Asks before it does anything.
+        self._act_page = self._reverse("job_act")
+        texts = {"retry": _("Retry all"), "delete": _("Delete all")}
         self._acts = [
-            (name, label)
-            for name, label, permission in (
-                ("retry", _("Retry all"), "durable_tasks.retry_job"),
-                ("delete", _("Delete all"), "durable_tasks.delete_job"),
-            )
-            if user.has_perm(permission)
+            (name, text)
+            for name, text in texts.items()
+            if self._act_page and request.user.has_perm(f"{Job._meta.app_label}.{name}_job")
         ]
 
     @property
@@ -52,7 +50,11 @@ class Links:
     def acts(self, search: Mapping[str, str]) -> list[dict[str, str]]:
         """Return what this user may do to all jobs that match."""
         return [
-            {"text": label, "href": self.jobs(**search, act_on_all=name), "name": name}
+            {
+                "text": label,
+                "href": f"{self._act_page}?{urlencode({'action': name, **search})}",
+                "name": name,
+            }
             for name, label in self._acts
         ]
 

@@ -19,7 +19,10 @@ type Table = dict[str, Any]
 # Rows of a table.
 MOST = 10
 MOST_GROUPS = 20
-SPARK_HOURS = {"1h": 24, "24h": 24, "7d": 168}
+# Errors are counted by hour, so that the first hour may begin before the range.
+RANGE_HOURS = {"1h": 2, "24h": 25, "7d": 169}
+# The hours that a line shows, and those of one of its points.
+SPARK = {"1h": (24, 1), "24h": (24, 1), "7d": (168, 6)}
 
 
 def cell(text: str, *kinds: str, **more: Any) -> Cell:
@@ -57,8 +60,8 @@ def table(key: str, title: str, columns: Iterable[str], rows: list[Any], **more:
 
 def errors(groups: list[ErrorGroup], range_name: str, now: float, links: Links) -> Table:
     """Return the table of groups of errors, those with the most in the range first."""
-    hours = {"1h": 1, "24h": 24, "7d": 168}[range_name]
-    counted = [(sum(by_hour(group, now, hours + 1)), group) for group in groups]
+    hours, step = SPARK[range_name]
+    counted = [(sum(by_hour(group, now, RANGE_HOURS[range_name])), group) for group in groups]
     counted.sort(key=lambda pair: (-pair[0], -pair[1].last_seen.timestamp()))
     rows = []
     for count, group in counted[:MOST_GROUPS]:
@@ -80,7 +83,7 @@ def errors(groups: list[ErrorGroup], range_name: str, now: float, links: Links) 
             cell(group.message or NONE, "wide"),
             task(group.task_path, links),
             cell(short(count), "number", title=_("%d since it was first seen") % group.count),
-            cell("", spark=spark(by_hour(group, now, SPARK_HOURS[range_name]))),
+            cell("", spark=spark(by_hour(group, now, hours), step)),
             cell(
                 ago(since),
                 sub=_("first %s") % ago(now - group.first_seen.timestamp()),
@@ -176,9 +179,7 @@ def queues(states: list[QueueState], links: Links, *, several: bool) -> Table:
                         href=links.here(
                             backend=each.backend_name if several else "", queue=each.name
                         ),
-                        pill=(JobStatus.PAUSED.lower(), JobStatus.PAUSED.label)
-                        if each.is_paused
-                        else None,
+                        pill=("paused", str(JobStatus.PAUSED.label)) if each.is_paused else None,
                         title=_("Show this queue alone"),
                     ),
                     cell(
@@ -270,12 +271,11 @@ def task(path: str, links: Links) -> Cell:
     )
 
 
-def spark(counts: list[int]) -> str:
-    """Return the points of a line through counts, in a box of 96 x 20."""
-    top, step = max(*counts, 1), 96 / (len(counts) - 1)
-    return " ".join(
-        f"{at * step:.0f},{19 - 18 * count / top:.0f}" for at, count in enumerate(counts)
-    )
+def spark(counts: list[int], step: int = 1) -> str:
+    """Return the points of a line in a box of 96 x 20, through sums of ``step`` counts each."""
+    sums = [sum(counts[at : at + step]) for at in range(0, len(counts), step)]
+    top, width = max(*sums, 1), 96 / (len(sums) - 1)
+    return " ".join(f"{at * width:.0f},{19 - 18 * each / top:.0f}" for at, each in enumerate(sums))
 
 
 def waiting_level(seconds: float) -> str:

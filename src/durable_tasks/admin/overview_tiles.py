@@ -8,7 +8,7 @@ from django.utils.translation import ngettext
 from ..history import Totals
 from ..state import LateSchedule, PauseState, QueueState, WorkerState
 from ..statuses import JobStatus
-from .figures import ago, duration, moment, percent, short
+from .figures import ago, duration, moment, percent, rough, short
 from .overview_links import Links
 from .overview_tables import late_level, rate_level, waiting_level
 
@@ -45,7 +45,7 @@ def waiting(states: list[QueueState], links: Links) -> Tile:
             "Jobs that are due and wait for a worker, and for how long the oldest has waited. "
             "The oldest of paused queues is left out."
         ),
-        _("oldest %s") % duration(oldest) if oldest else "",
+        _("oldest %s") % rough(oldest) if oldest else "",
         level=waiting_level(oldest),
         href=links.jobs(status=JobStatus.READY.value),
     )
@@ -155,7 +155,7 @@ def schedules(late: list[LateSchedule], links: Links) -> Tile:
         _("Late schedules"),
         short(len(late)),
         _("Periodic tasks that are switched on and should have run more than a minute ago."),
-        _("by up to %s") % duration(late[0].late) if late else _("all on time"),
+        _("by up to %s") % rough(late[0].late) if late else _("all on time"),
         level=late_level(late[0].late) if late else "",
         href=links.page("periodictask"),
     )

@@ -170,7 +170,8 @@
   };
 
   function colour(name) {
-    return getComputedStyle(root).getPropertyValue(`--dt-${name}`).trim() || "gray";
+    const named = {successful: "done"}[name] || name;
+    return getComputedStyle(root).getPropertyValue(`--dt-${named}`).trim() || "gray";
   }
 
   function zoned(at) {
@@ -181,13 +182,13 @@
     }
   }
 
-  // What uPlot is given: of a stack, the sums from the bottom up, the greatest drawn first.
+  // What uPlot is given: of a stack, the sums from the last line up, the greatest drawn first.
   function columns(chart) {
     const lines = chart.series.map((line) => line.values);
     if (chart.kind === "stack") {
       const sums = [];
       let below = state.times.map(() => 0);
-      for (const values of lines) {
+      for (const values of lines.reverse()) {
         below = values.map((value, at) => value === null ? null : below[at] + value);
         sums.unshift(below);
       }
@@ -209,7 +210,7 @@
     const paths = uPlot.paths.bars({size: [0.9, 60], align: 1});
     return chart.series.map((line) => ({
       fill: colour(line.key), width: 0, paths, points: {show: false},
-    })).reverse();
+    }));
   }
 
   function axes(chart) {
@@ -223,6 +224,10 @@
       ...axis, size: 26, space: 64, grid: {show: false},
       values: (_, splits) => splits.map(tick),
     };
+    if (chart.kind === "times") {
+      axis.splits = (plot) => plot.scales.y.marks;
+      axis.filter = (_, splits) => splits;
+    }
     const right = {...axis, scale: "right", side: 1, size: 44, grid: {show: false}};
     return chart.kind === "depth" ? [time, axis, right] : [time, axis];
   }
@@ -234,16 +239,20 @@
       y: {range: upTo},
     };
     if (chart.kind === "times") {
-      const power = (number, round) => 10 ** round(Math.log10(number));
-      found.y = {distr: 3, range: (_, least, most) => {
-        if (!(most > 0)) return [0.01, 1];
-        const bottom = power(least, Math.floor), top = power(most, Math.ceil);
-        return bottom < top ? [bottom, top] : [bottom, bottom * 10];
+      found.y = {distr: 3, range: (plot, least, most) => {
+        const low = MARKS.findLastIndex((mark) => mark <= (least || 0.01));
+        const high = MARKS.findIndex((mark) => mark >= (most || 1));
+        const from = Math.max(0, low), upTo = high < 0 ? MARKS.length - 1 : Math.max(high, from + 1);
+        plot.scales.y.marks = MARKS.slice(from, upTo + 1);
+        return [MARKS[from], MARKS[upTo]];
       }};
     }
     if (chart.kind === "depth") found.right = {range: upTo};
     return found;
   }
+
+  // Times that people think in; each chart shows as many as it needs.
+  const MARKS = [1e-4, 1e-3, 0.01, 0.1, 1, 10, 60, 600, 3600, 36000, 86400, 864000];
 
   // The legend: of all the time, or of the point that is pointed at.
   function legend(figure, chart, at) {
@@ -277,7 +286,7 @@
     entry.plot = new uPlot({
       width: box.clientWidth, height: box.clientHeight, tzDate: zoned,
       legend: {show: false},
-      cursor: {drag: {x: false, y: false}, sync: {key: "durable-tasks"}, points: {size: 6}},
+      cursor: {y: false, drag: {x: false, y: false}, sync: {key: "durable-tasks"}, points: {size: 6}},
       series: [{}, ...drawn(chart)],
       axes: axes(chart), scales: scales(chart),
       padding: [8, chart.kind === "depth" ? 0 : 12, 0, 0],
