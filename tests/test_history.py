@@ -36,9 +36,14 @@ def at(seconds: float) -> datetime:
 
 def group(**values: Any) -> ErrorGroup:
     given = {
-        **{"backend_name": "default", "exception_class_path": "builtins.KeyError"},
-        **{"place": "shop/a.py in f", "count": 1, "first_seen": at(NOW - 9000)},
-        **{"last_seen": at(NOW - 60), "task_path": "shop.a", "last_job_id": uuid.uuid4()},
+        "backend_name": "default",
+        "exception_class_path": "builtins.KeyError",
+        "place": "shop/a.py in f",
+        "count": 1,
+        "first_seen": at(NOW - 9000),
+        "last_seen": at(NOW - 60),
+        "task_path": "shop.a",
+        "last_job_id": uuid.uuid4(),
     }
     return ErrorGroup.objects.create(**given | values)
 
@@ -97,9 +102,7 @@ class SeriesTests(TestCase):
         found = history.series("1h", now=NOW)
         points = dict(zip(found.begins, found.points, strict=True))
         point = points[begins]
-        self.assertEqual(
-            [getattr(point.totals, name) for name in history.COUNTS], [7, 1, 1, 3, 2]
-        )
+        self.assertEqual([getattr(point.totals, name) for name in history.COUNTS], [7, 1, 1, 3, 2])
         self.assertEqual((point.ready, point.scheduled, point.running), (10, 4, 2))
         self.assertEqual((points[begins + 60].ready, points[begins + 60].running), (0, None))
         self.assertIsNone(points[begins + 120])

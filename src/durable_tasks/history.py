@@ -188,8 +188,7 @@ def series(
     begins = span.begins(now)
     # Late rows still come to what ended less than two flushes ago.
     closed = max(begins.start, int(now - 3 * LAG) // span.period * span.period)
-    past = _past(which, span.period, begins.start, closed)
-    found = _Sums().plus(past).plus(_read(which, span.period, closed, begins.stop))
+    found = _sums(which, span.period, begins.start, closed, begins.stop)
     return Series(
         begins,
         [span.covered(begin, now) for begin in begins],
@@ -354,27 +353,34 @@ _kept: dict[tuple[Filter, int], _Kept] = {}
 _lock = Lock()
 
 
-def _past(which: Filter, period: int, first: int, upto: int) -> _Sums:
-    """Return the sums of periods that are over; only what changed since the last time is read."""
+def _sums(which: Filter, period: int, first: int, closed: int, stop: int) -> _Sums:
+    """Return the sums of a range, whose periods before ``closed`` are over.
+
+    If those are kept, only what changed since then is read.
+    """
     kept = _kept.get((which, period))
     if (
         kept is None
         or time.monotonic() - kept.made > KEPT
-        or not kept.first <= first <= kept.upto <= upto
+        or not kept.first <= first <= kept.upto <= closed
     ):
-        sums, made = _read(which, period, first, upto), time.monotonic()
+        found = _read(which, period, first, stop)
+        if found.rows < MANY:
+            return found
+        made, latest = time.monotonic(), _read(which, period, closed, stop)
+        past = found.minus(latest)
     else:
-        made, sums = kept.made, kept.sums
+        made, past = kept.made, kept.sums
         if kept.first < first:
-            sums = sums.minus(_read(which, period, kept.first, first))
-        if kept.upto < upto:
-            sums = sums.plus(_read(which, period, kept.upto, upto))
-    if sums.rows >= MANY:
-        with _lock:
-            while len(_kept) >= MOST_KEPT:
-                _kept.pop(next(iter(_kept)))
-            _kept[which, period] = _Kept(first, upto, made, sums)
-    return sums
+            past = past.minus(_read(which, period, kept.first, first))
+        if kept.upto < closed:
+            past = past.plus(_read(which, period, kept.upto, closed))
+        latest = _read(which, period, closed, stop)
+    with _lock:
+        while len(_kept) >= MOST_KEPT:
+            _kept.pop(next(iter(_kept)))
+        _kept[which, period] = _Kept(first, closed, made, past)
+    return past.plus(latest)
 
 
 def _read(which: Filter, period: int, first: int, upto: int) -> _Sums:

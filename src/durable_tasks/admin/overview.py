@@ -112,7 +112,7 @@ class Overview:
             "tiles": [
                 tiles.waiting(queues, links),
                 tiles.running(queues, workers, links),
-                tiles.throughput(history.totals(60 * tiles.MINUTES, **self._which)),
+                tiles.throughput(self._recent()),
                 tiles.failures(sums, links),
                 tiles.wait(sums),
                 tiles.run(sums),
@@ -129,6 +129,13 @@ class Overview:
                 tables.silent(workers, links),
             ],
         }
+
+    def _recent(self) -> history.Totals:
+        """Return what ended in the last minutes."""
+        found, minutes = self._series, tiles.MINUTES
+        if found.begins.step == 60:
+            return history.Series(found.begins, [], found.points[-minutes:], {}).totals()
+        return history.totals(60 * minutes, **self._which)
 
     def _groups(self) -> list[ErrorGroup]:
         since = datetime.fromtimestamp(self._series.begins.start, UTC)
