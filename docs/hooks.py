@@ -18,8 +18,17 @@ PAGES = {
 PLACES = {**PAGES, "README.md": "index.md"}
 SOURCES = {page: path for path, page in PAGES.items()}
 
+# Code that the tests need and readers do not.
+HIDDEN = re.compile(r"^<!--.*?-->\n", re.M | re.S)
+# "python before" and the like: what tests are told about a block is no language.
+FENCE = re.compile(r"^( *```\w+) .+$", re.M)
+# Drawing it would need a script from elsewhere.
+DIAGRAM = re.compile(r"^```mermaid$.*?^```$", re.M | re.S)
+INSTEAD = "The moves are in the table of [statuses](../reference/statuses.md)."
 # A link to a file of this project; code and comments may hold what looks like one.
-LINK = re.compile(r"(?P<skip>^( *)```.*?^\2```$|`[^`\n]+`)|\]\((?!\w+:)(?P<to>[^)#\s]+)", re.M | re.S)
+LINK = re.compile(
+    r"(?P<skip>^( *)```.*?^\2```$|`[^`\n]+`)|\]\((?!\w+:)(?P<to>[^)#\s]+)", re.M | re.S
+)
 
 
 def on_files(files, config):
@@ -30,6 +39,7 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, page, config, files):
     """Let links lead to the same files from the page's place on the site."""
+    markdown = DIAGRAM.sub(INSTEAD, FENCE.sub(r"\1", HIDDEN.sub("", markdown)))
     return moved(markdown, page.file.src_uri)
 
 

@@ -15,16 +15,17 @@ TABLES = f"""# Tables
 
 {WRITTEN}
 
-The tables are models of `durable_tasks.models`, which you can query. Read them, and let the worker and the admin write them.
-A type is Django's field; `migrate` makes of it what your database has for it.
+The tables are models of `durable_tasks.models`, which you can query. Read them, and let the worker
+and the admin write them. A type is Django's field; `migrate` makes of it what your database has
+for it.
 """
 
 PERMISSIONS = f"""# Permissions
 
 {WRITTEN}
 
-A user of the admin who is no superuser needs these, from the app `durable_tasks`. [Who may do what](../how-to/secure-admin.md)
-has groups to begin with.
+A user of the admin who is no superuser needs these, from the app `durable_tasks`.
+[Who may do what](../how-to/secure-admin.md) has groups to begin with.
 """
 
 
@@ -41,7 +42,14 @@ def pages():
 
 def table(model):
     meta, remarks = model._meta, remarks_of(model)
-    lines = [f"## `{model.__name__}`", "", first_paragraph(model), "", f"Table `{meta.db_table}`.", ""]
+    lines = [
+        f"## `{model.__name__}`",
+        "",
+        first_paragraph(model),
+        "",
+        f"Table `{meta.db_table}`.",
+        "",
+    ]
     lines += ["| column | type | null | what it is |", "|---|---|---|---|"]
     for field in meta.concrete_fields:
         null = "yes" if field.null else ""
@@ -119,7 +127,10 @@ def permissions(models):
     lines = ["| permission | of | it allows |", "|---|---|---|"]
     for model in models:
         meta = model._meta
-        given = [(f"{word}_{meta.model_name}", f"Can {word} {meta.verbose_name}") for word in meta.default_permissions]
+        given = [
+            (f"{word}_{meta.model_name}", f"Can {word} {meta.verbose_name}")
+            for word in meta.default_permissions
+        ]
         lines += [
             f"| `{meta.app_label}.{codename}` | {meta.verbose_name_plural} | {name} |"
             for codename, name in (*given, *meta.permissions)

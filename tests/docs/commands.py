@@ -12,6 +12,8 @@ from ..helpers import ROOT
 
 # Commands of manage.py that are parsed and not run.
 NOT_RUN = {
+    "createsuperuser": "tests/docs/test_tutorial.py runs it",
+    "startapp": "tests/docs/test_tutorial.py runs it",
     "remove_stale_contenttypes": "asks before it deletes",
     "runserver": "serves until it is stopped",
     "serve": "serves until it is stopped; tests/contrib runs it",

@@ -1,4 +1,4 @@
-"""docs/explanation/what-happens.md names tests that exist, and draws the moves that the code allows."""
+"""what-happens.md names tests that exist, and draws the moves that the code allows."""
 
 import re
 from pathlib import Path
