@@ -26,7 +26,7 @@ NOT_RUN = ("mkdir ", "python3 -m venv", ". .venv", "python -m pip", "python mana
 # What differs from run to run: dates and times, ids, names of workers, process ids.
 OWN = re.compile(
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[,+\d:]*|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-    r"|\S+-\d+-[0-9a-f]{8}|\d+\.\d+ s\b|process \d+"
+    r"|\b[\w.]+-\d+-[0-9a-f]{8}\b|\d+\.\d+ s\b|process \d+"
 )
 
 
