@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-serve test test-sqlite test-postgres test-mysql matrix lint format bench \
-	chaos faults pins clean driver
+	chaos faults docs docs-serve pins clean driver
 
 PY := .venv/bin/python
 READY := .venv/.ready
@@ -54,6 +54,14 @@ chaos: $(READY) driver ## dying workers and servers; MINUTES=10 DB="postgres mys
 
 bench: $(READY) driver ## the benchmarks; QUICK=1 for a short run, ARGS="--only flat"
 	@$(PY) -m benchmarks $(if $(QUICK),--quick) $(ARGS)
+
+docs: $(READY) ## the documentation's site, into build/site
+	@$(PY) docs/reference.py
+	@$(PY) -m mkdocs --quiet build --strict
+
+docs-serve: $(READY) ## the same on 127.0.0.1:8002, built again when a page changes; PORT=8003
+	@$(PY) docs/reference.py
+	@$(PY) -m mkdocs serve --dev-addr 127.0.0.1:$(or $(PORT),8002)
 
 pins: ## renew the pinned versions (needs uv)
 	uv pip compile --quiet --universal --upgrade --no-annotate --python-version 3.12 \

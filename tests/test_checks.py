@@ -88,8 +88,8 @@ class BackendCheckTests(TestCase):
             ({"nonsense": 1}, "nonsense", "table of options"),
             ({"id_function": "no.where"}, "id_function", "table of options"),
             ({"retain": {"a.b": "1x"}}, 'retain"]["a.b', "table of options"),
-            ({"periodic": {"a.b": "1x"}}, 'periodic"]["a.b', "docs/periodic.md"),
-            ({"periodic": []}, "periodic", "docs/periodic.md"),
+            ({"periodic": {"a.b": "1x"}}, 'periodic"]["a.b', "docs/how-to/periodic.md"),
+            ({"periodic": []}, "periodic", "docs/how-to/periodic.md"),
         ):
             with self.subTest(key):
                 self.assert_error(

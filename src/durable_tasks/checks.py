@@ -36,9 +36,9 @@ def _check_options(backend: "DatabaseBackend") -> Iterator[CheckMessage]:
         where = f'TASKS["{backend.alias}"]["OPTIONS"]["periodic"]'
         yield Error(
             str(error),
-            hint="docs/periodic.md of django-durable-tasks says what can be written there."
+            hint="docs/how-to/periodic.md of django-durable-tasks says what can be written there."
             if str(error).startswith(where)
-            else "The README of django-durable-tasks has the table of options.",
+            else "docs/reference/options.md of django-durable-tasks has the table of options.",
             id="durable_tasks.E002",
         )
         return

@@ -12,10 +12,13 @@ from ..helpers import ROOT
 
 # Commands of manage.py that are parsed and not run.
 NOT_RUN = {
+    "createsuperuser": "tests/docs/test_tutorial.py runs it",
+    "startapp": "tests/docs/test_tutorial.py runs it",
     "remove_stale_contenttypes": "asks before it deletes",
     "runserver": "serves until it is stopped",
     "serve": "serves until it is stopped; tests/contrib runs it",
     "shell": "reads what is typed",
+    "tasks_health": "ends with 1 where no worker is; tests/test_health.py runs it",
     "test": "needs a process of its own; tests/test_example.py runs it",
     "taskrunner": "serves until it is stopped; tests/test_runner.py runs it",
 }

@@ -1,4 +1,4 @@
-"""docs/what-happens.md names tests that exist, and draws the moves that the code allows."""
+"""what-happens.md names tests that exist, and draws the moves that the code allows."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from ..helpers import ROOT
 
 pytestmark = pytest.mark.any_database
 
-PAGE = ROOT / "docs" / "what-happens.md"
+PAGE = ROOT / "docs" / "explanation" / "what-happens.md"
 
 
 def diagram() -> str:

@@ -30,7 +30,8 @@ from .proxy import running_proxy
 from .servers import KIND
 
 POSTGRES = connection.vendor == "postgresql"
-# After how many seconds a silent network counts as broken, as docs/deploy.md has it, but shorter.
+# After how many seconds a silent network counts as broken: as docs/how-to/deploy.md has it,
+# but shorter.
 NOTICED = 3
 TCP = (
     {
