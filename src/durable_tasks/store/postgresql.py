@@ -39,6 +39,7 @@ _TYPES = {
     "return_value": "jsonb",
     "errors": "jsonb",
     "exception_class_path": "text",
+    "error_place": "text",
     "worker_id": "text",
     "lease": "int4",
     "attempts": "int4",
