@@ -23,8 +23,8 @@ def raised_by(call: Callable[[], object]) -> BaseException:
     try:
         call()
     except BaseException as error:
-        assert error.__traceback__ is not None
-        error.__traceback__ = error.__traceback__.tb_next
+        here = error.__traceback__
+        error.__traceback__ = here and here.tb_next
         return error
     raise AssertionError("It raised nothing.")
 
