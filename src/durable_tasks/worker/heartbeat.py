@@ -47,7 +47,7 @@ class Heartbeat:
         max_lost: int,
         retention: Retention,
         prunes: bool,
-        statistics: Statistics | None,
+        statistics: Statistics | None = None,
         on_rescued: Callable[[list[Finish]], None],
         listens: bool,
         on_ring: Callable[[], None],
