@@ -42,8 +42,13 @@ def seen(minutes: float = 0) -> datetime:
 def errors(count: int = 1, at: datetime | None = None, **changes: Any) -> Errors:
     at = at or seen()
     values: dict[str, Any] = {
-        "count": count, "hours": {NOW // 3600 * 3600: count}, "message": "no",
-        "first_seen": at, "last_seen": at, "task_path": "shop.send", "last_job_id": JOB,
+        "count": count,
+        "hours": {NOW // 3600 * 3600: count},
+        "message": "no",
+        "first_seen": at,
+        "last_seen": at,
+        "task_path": "shop.send",
+        "last_job_id": JOB,
     }
     return Errors(**values | changes)
 
@@ -67,9 +72,16 @@ class AddTests(StoreTestCase):
             row,
             {
                 **key()._asdict(),
-                "successful": 11, "failed": 2, "cancelled": 3, "retried": 4, "lost": 6,
-                "waits": {"0": 1, "7": 5, "12": 1}, "runs": {"7": 14, "8": 1},
-                "ready": None, "scheduled": None, "running": None,
+                "successful": 11,
+                "failed": 2,
+                "cancelled": 3,
+                "retried": 4,
+                "lost": 6,
+                "waits": {"0": 1, "7": 5, "12": 1},
+                "runs": {"7": 14, "8": 1},
+                "ready": None,
+                "scheduled": None,
+                "running": None,
             },
         )
 
@@ -284,7 +296,10 @@ class ForgetTests(StoreTestCase):
     def add_group(self, place: str, at: datetime) -> None:
         ErrorGroup.objects.create(
             **ErrorKey("default", "builtins.ValueError", place)._asdict(),
-            first_seen=at, last_seen=at, task_path="shop.send", last_job_id=JOB,
+            first_seen=at,
+            last_seen=at,
+            task_path="shop.send",
+            last_job_id=JOB,
         )
 
     def test_a_few_batches_at_a_time(self) -> None:
