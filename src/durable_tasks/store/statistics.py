@@ -166,6 +166,8 @@ class _Table:
                 if (first := chosen.setdefault(id, key)) is not key:
                     # To this database two names are one.
                     entries[first].add(entries.pop(key))
+            if not chosen:  # deleted meanwhile
+                continue
             added = store._retried(lambda: self._write(store, chosen, entries))  # noqa: B023
             for id in added:
                 del entries[chosen[id]]
@@ -178,8 +180,9 @@ class _Table:
             found |= self._find(store, missing)
         for key in missing:
             if key not in found:  # it has another row's names, as this database compares them
-                found[key] = self._where(store, "id", self.key, key)[0][0]
-        return {key: found[key] for key in keys}
+                for (id,) in self._where(store, "id", self.key, key):
+                    found[key] = id
+        return {key: found[key] for key in keys if key in found}
 
     def _find(self, store: Store, keys: Iterable[Any]) -> dict[Any, int]:
         """Served by the unique index."""
