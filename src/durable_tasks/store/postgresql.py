@@ -211,6 +211,9 @@ class PostgreSQLStore(Store):
 
         vars(connection)["get_new_connection"] = connect_anyway
 
+    # With stale statistics, MIN() reads all that match.
+    _FIRST = f"SELECT {{column}} FROM {TABLE} WHERE {{condition}} ORDER BY {{column}} LIMIT 1"
+
     # The driver's connection that was asked last whether its plans are pinned, and its answer.
     _asked: Any = None
     _pinned = False
