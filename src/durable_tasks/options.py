@@ -50,6 +50,7 @@ class Options:
     ``periodic``: the periodic tasks by name, see ``Periodic``.
     ``immediate``: whether tasks run where they are enqueued, without a worker.
     ``signals``: whether Django's task signals are sent.
+    ``statistics``: whether workers count what ends, and errors, for the admin's charts.
     ``redact``: patterns, as of ``fnmatch``, of the names whose values pages do not show.
     ``schedulable``: paths of the tasks that periodic tasks made in the admin may run.
     """
@@ -69,6 +70,7 @@ class Options:
     periodic: Mapping[str, Periodic] = field(default_factory=dict)
     immediate: bool = False
     signals: bool = True
+    statistics: bool = True
     redact: tuple[str, ...] = SECRETS
     schedulable: tuple[str, ...] = ()
 
@@ -250,6 +252,7 @@ _RULES: dict[str, Callable[[str, Any], Any]] = {
     "periodic": _periodic,
     "immediate": _flag,
     "signals": _flag,
+    "statistics": _flag,
     "redact": _texts,
     "schedulable": _texts,
 }

@@ -338,6 +338,7 @@ class ExchangeContract(StoreTestCase):
                     "return_value": "[1]",
                     "errors": "[2]",
                     "exception_class_path": "new",
+                    "error_place": "shop/tasks.py in charge",
                     "worker_id": "w2",
                     "lease": 2,
                     "attempts": 7,
@@ -367,6 +368,29 @@ class ExchangeContract(StoreTestCase):
         self.assertEqual(row.exception_class_path, "builtins.KeyError")
         self.assertEqual([error["attempt"] for error in row.errors], [1, 2])
         self.assertEqual(row.errors[1]["exception_class_path"], "builtins.KeyError")
+
+    def test_an_error_says_where_it_was_raised(self) -> None:
+        try:
+            json.loads("[")
+        except ValueError as error:
+            raised = error
+        test = "ExchangeContract.test_an_error_says_where_it_was_raised"
+        place = f"tests/store/contract.py in {test}"
+        for error, expected in ((raised, place), (ValueError("never raised"), "")):
+            for again in (False, True):
+                with self.subTest(expected=expected, again=again):
+                    [job] = make_jobs()
+                    [claim] = self.claim()
+                    self.finish(retried(claim, 3600, error) if again else failed(claim, error))
+                    self.assertEqual(state(job.id)["error_place"], expected)
+
+    def test_a_lost_run_was_raised_nowhere(self) -> None:
+        for again in (True, False):
+            with self.subTest(again=again):
+                [job] = make_running(error_place="shop/tasks.py in charge")
+                [claim] = self.store.held_by("w")
+                self.finish(rescued(claim, again=again))
+                self.assertEqual(state(job.id)["error_place"], "")
 
     def test_a_release_restores_all_but_the_lease(self) -> None:
         long_ago = timezone.now() - timedelta(days=1)
@@ -961,6 +985,7 @@ class CancelContract(StoreTestCase):
                 self.assertIn("TaskCancelled: Cancelled while it waited.", error["traceback"])
                 changes = {name: after[name] for name in ("finished_at", "errors")}
                 changes |= {"status": "CANCELLED", "lease": 5, "exception_class_path": CANCELLED}
+                changes["error_place"] = ""
                 self.assertEqual(after, before | changes)
                 self.assertEqual((self.claim(), self.store.promote(now)), ([], 0))
 
@@ -1067,6 +1092,7 @@ class CancelContract(StoreTestCase):
                     return_value=1,
                     errors=[{"attempt": 1}],
                     exception_class_path="x",
+                    error_place="shop/tasks.py in charge",
                     cancel_requested_at=then,
                     delete_after=then,
                 )

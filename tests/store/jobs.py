@@ -86,11 +86,15 @@ def failed(claim: Claim, error: BaseException | None = None) -> Finish:
     )
 
 
-def retried(claim: Claim, seconds: float) -> Finish:
+def retried(claim: Claim, seconds: float, error: BaseException | None = None) -> Finish:
     now = timezone.now()
-    run_at = now + timedelta(seconds=seconds)
     return Finish.retried(
-        claim, ValueError("no"), run_at=run_at, worker_id="w", started_at=now, finished_at=now
+        claim,
+        error or ValueError("no"),
+        run_at=now + timedelta(seconds=seconds),
+        worker_id="w",
+        started_at=now,
+        finished_at=now,
     )
 
 

@@ -5,7 +5,13 @@ import os
 
 DATABASES = json.loads(os.environ["BENCH_DATABASES"])
 INSTALLED_APPS = ["durable_tasks"]
-TASKS = {"default": {"BACKEND": "durable_tasks.DatabaseBackend", "QUEUES": []}}
+TASKS = {
+    "default": {
+        "BACKEND": "durable_tasks.DatabaseBackend",
+        "QUEUES": [],
+        "OPTIONS": json.loads(os.environ.get("BENCH_OPTIONS", "{}")),
+    }
+}
 SECRET_KEY = "only for benchmarks"
 
 if "BENCH_LOG_LEVEL" in os.environ:

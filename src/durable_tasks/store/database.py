@@ -212,10 +212,14 @@ class Database(ABC):
 
     def _hops(self, column: str, condition: str, params: list[Any]) -> list[str]:
         """Return the distinct values of an index's column by one look-up for each."""
-        sql = f"SELECT MIN({column}) FROM {TABLE} WHERE {condition}"
+        first = self._FIRST.format(column=column, condition=condition)
+        after = self._FIRST.format(column=column, condition=f"{condition} AND {column} > %s")
         found: list[str] = []
-        value = self.row(sql, params)[0]
-        while value is not None:
-            found.append(value)
-            value = self.row(f"{sql} AND {column} > %s", [*params, value])[0]
+        row = self.row(first, params)
+        while row is not None and row[0] is not None:
+            found.append(row[0])
+            row = self.row(after, [*params, row[0]])
         return found
+
+    # The least value under a condition.
+    _FIRST = f"SELECT MIN({{column}}) FROM {TABLE} WHERE {{condition}}"

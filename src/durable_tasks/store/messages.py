@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from ..exceptions import TaskCancelled
+from ..places import place_of
 from ..results import add_error, dumps
 from ..retention import Rule
 from ..statuses import ENDED, JobStatus
@@ -111,6 +112,7 @@ class Finish:
     return_value: str | None = None  # JSON
     errors: str | None = None  # JSON
     exception_class_path: str | None = None
+    error_place: str | None = None
     worker_id: str | None = None
     lease: int = 0
     attempts: int = 0
@@ -369,20 +371,18 @@ _ENDED = frozenset(status.value for status in ENDED)
 # What each ending writes. When a run that is not the last ended is told by the job's errors.
 _RUN = ("status", "started_at", "last_attempted_at", "finished_at")
 SUCCEEDED = (*_RUN, "return_value")
-FAILED = (*_RUN, "errors", "exception_class_path", "worker_id")
+_ERROR = ("errors", "exception_class_path", "error_place")
+FAILED = (*_RUN, *_ERROR, "worker_id")
 RETRIED = (
-    *("status", "started_at", "last_attempted_at", "run_at", "errors", "exception_class_path"),
+    *("status", "started_at", "last_attempted_at", "run_at", *_ERROR),
     *("worker_id", "lease"),
 )
 SNOOZED = (
     *("status", "started_at", "last_attempted_at", "run_at", "worker_id", "lease", "attempts"),
 )
 RELEASED = ("status", "started_at", "last_attempted_at", "worker_id", "lease", "attempts")
-CANCELLED = ("status", "finished_at", "errors", "exception_class_path", "lease")
-RESCUED = (
-    *("status", "finished_at", "errors", "exception_class_path", "worker_id"),
-    *("lease", "lost"),
-)
+CANCELLED = ("status", "finished_at", *_ERROR, "lease")
+RESCUED = ("status", "finished_at", *_ERROR, "worker_id", "lease", "lost")
 
 
 @cache
@@ -395,6 +395,7 @@ def _error_columns(errors: str | None, exception: BaseException, **entry: Any) -
     return {
         "errors": dumps(entries, "errors"),
         "exception_class_path": entries[-1]["exception_class_path"],
+        "error_place": place_of(exception),
     }
 
 

@@ -39,6 +39,7 @@ _TYPES = {
     "return_value": "jsonb",
     "errors": "jsonb",
     "exception_class_path": "text",
+    "error_place": "text",
     "worker_id": "text",
     "lease": "int4",
     "attempts": "int4",
@@ -209,6 +210,9 @@ class PostgreSQLStore(Store):
             return connect({**params, "options": theirs or None})
 
         vars(connection)["get_new_connection"] = connect_anyway
+
+    # With stale statistics, MIN() reads all that match.
+    _FIRST = f"SELECT {{column}} FROM {TABLE} WHERE {{condition}} ORDER BY {{column}} LIMIT 1"
 
     # The driver's connection that was asked last whether its plans are pinned, and its answer.
     _asked: Any = None

@@ -17,6 +17,7 @@ from ..store.registry import Registry
 from ..store.waits import CANCEL, WAIT, Awaited
 from .clock import Clock
 from .process import is_gone
+from .statistics import Statistics
 
 logger = logging.getLogger("durable_tasks")
 
@@ -29,9 +30,10 @@ class Heartbeat:
 
     ``timeout``: seconds without a beat after which a worker counts as lost; it beats four times as
     often. ``retention``: how long the jobs stay that end with a rescue. ``prunes``: whether to
-    delete what is due to be. ``on_rescued``: called with the jobs of other workers that ended with
-    a rescue. ``listens``: whether to listen for notifications; ``on_ring``: called when there may
-    be something to claim; ``on_cancel``: called when one of this worker's jobs is to be cancelled.
+    delete what is due to be. ``statistics``: what to write down in between, if anything.
+    ``on_rescued``: called with what became of other workers' jobs. ``listens``: whether to listen
+    for notifications; ``on_ring``: called when there may be something to claim; ``on_cancel``:
+    called when one of this worker's jobs is to be cancelled.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Heartbeat:
         max_lost: int,
         retention: Retention,
         prunes: bool,
+        statistics: Statistics | None = None,
         on_rescued: Callable[[list[Finish]], None],
         listens: bool,
         on_ring: Callable[[], None],
@@ -60,6 +63,7 @@ class Heartbeat:
         self._pruning = Pruning()
         # When to prune (monotonic).
         self._prune_at = time.monotonic() + self._pruning.pause() if prunes else float("inf")
+        self._statistics = statistics
         self._on_rescued = on_rescued
         self._listens = listens
         self._on_ring = on_ring
@@ -97,10 +101,11 @@ class Heartbeat:
         self.lost.clear()
         self._beaten_at = time.monotonic()
 
-    def stop(self) -> None:
+    def stop(self, timeout: float | None = None) -> None:
+        """End, within ``timeout`` seconds if not None, once the last counts are written down."""
         self._stopping = True
         self._bell.wake()
-        self._thread.join()
+        self._thread.join(timeout)
 
     def is_fresh(self) -> bool:
         """Return whether other workers surely still believe that this one is alive.
@@ -159,13 +164,17 @@ class Heartbeat:
                 pause = min(1.0, self._timeout / 10)
             self.looked.set()
             self._rest(store, time.monotonic() + pause)
+        if self._statistics is not None:
+            self._statistics.finish(store)
         connection.close()
         self._bell.close()
 
     def _rest(self, store: Store, until: float) -> None:
-        """Wait for the next beat; meanwhile prune, and tell those who wait."""
+        """Wait for the next beat; meanwhile prune, count, and tell those who wait."""
         while True:
-            look_at = min(until, self._prune_at)
+            statistics = self._statistics
+            count_at = float("inf") if statistics is None else statistics.due_at
+            look_at = min(until, self._prune_at, count_at)
             self._wait(max(0.0, look_at - time.monotonic()))
             told = self._tell(store)
             now = time.monotonic()
@@ -173,6 +182,8 @@ class Heartbeat:
                 return
             if now >= self._prune_at:
                 self._prune(store)
+            if statistics is not None and now >= count_at:
+                statistics.tick(store)
 
     def _prune(self, store: Store) -> None:
         """Delete a batch of what is due to be; say when to go on."""
@@ -288,7 +299,7 @@ class Heartbeat:
             logger.warning("The %s is lost.", row, extra={"worker_id": self._worker_id})
         if report.finishes:
             log_rescued(report.finishes, self._worker_id)
-            self._on_rescued([finish for finish in report.finishes if finish.finished_at])
+            self._on_rescued(report.finishes)
             self._on_ring()
         if report.next_look is not None:
             # A little later than the very moment: a beat may be on its way.

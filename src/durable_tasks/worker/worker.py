@@ -6,7 +6,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
@@ -34,6 +34,7 @@ from .loop import LAST_SECONDS, Loop
 from .pools import SIGNAL_LOOK, CoroutinePool, ThreadPool, tidy_connections
 from .process import is_gone, is_running, process_start, this_host
 from .scheduler import Scheduler
+from .statistics import Statistics
 
 logger = logging.getLogger("durable_tasks")
 
@@ -107,6 +108,7 @@ class Worker:
         self.id = settings.worker_id or new_worker_id()
         self.clock = Clock()
         self.retention = Retention(settings.queues.backend_name, settings.options, find_task)
+        self._statistics: Statistics | None = None
         self._ended: SimpleQueue[Finish | None] = SimpleQueue()
         self._loop: Loop | None = None
         self._heartbeat: Heartbeat | None = None
@@ -169,6 +171,9 @@ class Worker:
         try:
             self._check_tables(store)
             self.clock.measure(store)
+            if self.settings.options.statistics:
+                backend_name = self.settings.queues.backend_name
+                self._statistics = Statistics(backend_name, worker_id=self.id, clock=self.clock)
             if not self._enter(store):
                 return
             try:
@@ -191,6 +196,15 @@ class Worker:
     def _work(self, store: Store, alias: str) -> None:
         settings = self.settings
         announcer = Announcer(settings.sender)
+
+        def ended(finishes: list[Finish]) -> None:
+            self._count(finishes)
+            heartbeat.ended(finishes)
+
+        def rescued(finishes: list[Finish]) -> None:
+            self._count([finish for finish in finishes if finish.finished_at is None])
+            announcer.ended([finish for finish in finishes if finish.finished_at is not None])
+
         executor = Executor(
             backend_name=settings.queues.backend_name,
             worker_id=self.id,
@@ -209,7 +223,8 @@ class Worker:
             max_lost=settings.options.max_lost,
             retention=self.retention,
             prunes=settings.prunes and not settings.batch,
-            on_rescued=announcer.ended,
+            statistics=self._statistics,
+            on_rescued=rescued,
             listens=settings.options.notify,
             on_ring=self._ring,
             on_cancel=self._look_for_cancels,
@@ -253,7 +268,7 @@ class Worker:
         if settings.batch and settings.periodic:
             scheduler.look()
             tidy_connections()
-        announcer.start(executor, heartbeat.ended)
+        announcer.start(executor, ended)
         heartbeat.start(self._life)
         self._heartbeat = heartbeat
         if settings.batch:  # what lost workers left is part of what there is
@@ -265,7 +280,10 @@ class Worker:
         if self._stop_asked:  # while it was being made
             loop.stop()
         thread = threading.Thread(
-            target=self._run_loop, args=[loop, threads, announcer], name="loop", daemon=True
+            target=self._run_loop,
+            args=[loop, threads, announcer, heartbeat],
+            name="loop",
+            daemon=True,
         )
         if settings.threads == 1:
             thread.start()
@@ -282,21 +300,28 @@ class Worker:
         heartbeat.stop()
         announcer.stop()
 
-    def _run_loop(self, loop: Loop, threads: ThreadPool, announcer: Announcer) -> None:
+    def _count(self, finishes: Sequence[Finish]) -> None:
+        if self._statistics is not None:
+            self._statistics.count(finishes)
+
+    def _run_loop(
+        self, loop: Loop, threads: ThreadPool, announcer: Announcer, heartbeat: Heartbeat
+    ) -> None:
         try:
             loop.run()
         except BaseException as error:
             self._error = error
         finally:
             if loop.has_stuck and self._exit is not None:
-                self._leave_stuck(loop, announcer)
+                self._leave_stuck(loop, announcer, heartbeat)
             threads.stop()
 
-    def _leave_stuck(self, loop: Loop, announcer: Announcer) -> None:
+    def _leave_stuck(self, loop: Loop, announcer: Announcer, heartbeat: Heartbeat) -> None:
         """Exit from under runs that can't be ended; what could be saved is saved."""
         assert self._exit is not None
         try:
             announcer.stop(timeout=LAST_SECONDS / 2)
+            heartbeat.stop(timeout=LAST_SECONDS / 4)
             logger.error(
                 "Worker %s exits from under a run that can't be ended.",
                 self.id,
@@ -392,6 +417,7 @@ class Worker:
         rescued = rescue_jobs(store, self.id, self.clock.now(), max_lost=max_lost)
         if rescued:
             log_rescued(rescued, self.id)
+            self._count(rescued)
         self._add_row(registry)
         # The first look: not all at once when many start together.
         until = time.monotonic() + random.uniform(0, self.settings.startup_delay)
