@@ -263,6 +263,6 @@ class _Equal(KeyTransformExact):
 
     def as_mysql(self, compiler: Any, connection: Any) -> Any:
         sql, params = self.as_sql(compiler, connection)
-        type_of, type_params = self.process_lhs(compiler, connection)
+        type_of, type_params = compiler.compile(self.lhs)
         sign = "=" if isinstance(self.rhs, str) else "<>"
         return f"({sql} AND JSON_TYPE({type_of}) {sign} 'STRING')", (*params, *type_params)

@@ -49,8 +49,11 @@ SKEW = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The ids that a look has found. ``after``: goes on from here, None at the end. ``looked``: how
-    many rows were looked at, at least; ``looked_to``: the time of the last one, if that orders them."""
+    """What a look has found.
+
+    ``after``: goes on from here, None at the end. ``looked``: how many rows were looked at, at
+    least; ``looked_to``: the time of the last one, if times order them.
+    """
 
     ids: list[UUID]
     after: Position | None
