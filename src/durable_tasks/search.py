@@ -18,6 +18,7 @@ from django.db.models.fields.json import KeyTransform, KeyTransformExact
 
 from .models import Job
 from .search_text import SearchError, as_text, id_digits, parse_text, parse_time
+from .state import Count
 from .statuses import JobStatus
 from .window import Position, Window
 
@@ -212,6 +213,10 @@ class JobSearch:
             found.looked if found.after and len(found.ids) < size else 0,
             found.looked_to,
         )
+
+    def count(self, using: str, most: int = WINDOW) -> Count:
+        """Return how many jobs match, at most ``most`` rows read."""
+        return Window(self, connections[using]).count(most)
 
     def steps(
         self, using: str, before: datetime, size: int = 500, after: str | None = None

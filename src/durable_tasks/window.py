@@ -17,6 +17,7 @@ from django.utils.translation import gettext as _
 
 from .models import Job
 from .search_text import SearchError
+from .state import Count
 from .statuses import ENDED, JobStatus
 
 if TYPE_CHECKING:
@@ -220,6 +221,28 @@ class Window:
         """Return where the first of these rows are that match the rest, in order."""
         if not self.conditions:
             return list(rows.values_list(*self.names)[:size])
+        jobs = Job.objects.using(self.using).raw(*self._statement(rows, size))
+        return [tuple(getattr(job, name) for name in self.names) for job in jobs]
+
+    def count(self, most: int) -> Count:
+        """Return how many match among the first ``most`` rows."""
+        found, left = 0, most
+        for condition in self._ranges(None):
+            if not self.conditions:
+                found += self.base.filter(condition)[: most + 1 - found].count()
+                continue
+            rows = self.base.filter(condition)[:left]
+            statement, params = self._statement(rows, left)
+            with self.connection.cursor() as cursor:
+                cursor.execute(f"SELECT COUNT(*) FROM ({statement}) found", params)
+                found += cursor.fetchone()[0]
+            left -= rows.count()
+            if not left:
+                return Count(found, is_more=True)
+        return Count(min(found, most), is_more=found > most)
+
+    def _statement(self, rows: "QuerySet[Job]", size: int) -> tuple[str, list[Any]]:
+        """Return what reads those of these rows that match the rest."""
         # Only what is needed: MariaDB writes the rows of the window down before it looks at them.
         inner, inner_params = self._sql(rows.values_list(*{*self.names, *self.search.columns()}))
         outer, outer_params = self._sql(
@@ -231,10 +254,7 @@ class Window:
         # The window takes the table's place under its name: no database takes a limit in IN ().
         table = self.connection.ops.quote_name(TABLE)
         head, tail = outer.split(f" FROM {table}", 1)
-        jobs = Job.objects.using(self.using).raw(
-            f"{head} FROM ({inner}) {table}{tail}", [*inner_params, *outer_params]
-        )
-        return [tuple(getattr(job, name) for name in self.names) for job in jobs]
+        return f"{head} FROM ({inner}) {table}{tail}", [*inner_params, *outer_params]
 
     def _sql(self, jobs: "QuerySet[Any, Any]") -> tuple[str, Sequence[Any]]:
         return jobs.query.get_compiler(self.using).as_sql()  # type: ignore[no-any-return]

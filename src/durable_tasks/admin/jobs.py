@@ -1,81 +1,107 @@
-"""The admin of jobs."""
+"""The admin of jobs: the list, the page of a job, and what can be done to jobs."""
 
-from datetime import timedelta
+from typing import Any
 
 from django.contrib import admin
-from django.utils.html import format_html_join
-from django.utils.safestring import SafeString
-from django.utils.translation import gettext_lazy as _
+from django.contrib.admin.options import IS_POPUP_VAR
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.translation import gettext as _
 
 from ..models import Job
-from .base import ReadOnlyAdmin, as_json
+from ..statuses import ENDED
+from . import actions, job_list, job_page
+from .base import ReadOnlyAdmin, durable_backends, jobs_database
 
 
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):
-    list_display = (
-        "task_path",
-        "status",
-        "queue_name",
-        "priority",
-        "enqueued_at",
-        "run_at",
-        "run_time",
-        "attempts",
-        "worker_id",
-    )
-    list_filter = ("status", "queue_name", "backend_name")
-    search_fields = ("=id", "task_path")
-    ordering = ("-enqueued_at",)
-    fieldsets = (
-        (
-            None,
-            {
-                "fields": (
-                    *("id", "task_path", "status", "queue_name", "backend_name", "priority"),
-                    *("worker_id", "schedule"),
-                )
-            },
-        ),
-        (_("Call and result"), {"fields": ("arguments", "keyword_arguments", "result")}),
-        (
-            _("Times"),
-            {
-                "fields": (
-                    *("enqueued_at", "run_after", "run_at", "started_at", "last_attempted_at"),
-                    *("finished_at", "run_time", "delete_after", "cancel_requested_at"),
-                )
-            },
-        ),
-        (_("Attempts"), {"fields": ("attempts", "lost", "tracebacks")}),
-    )
+    """Jobs are looked at, and acted on by words; no field of one is edited."""
 
-    @admin.display(description=_("run time"))
-    def run_time(self, job: Job) -> timedelta | None:
-        if job.last_attempted_at is None or job.finished_at is None:
+    def has_job_permission(self, request: HttpRequest, codename: str) -> bool:
+        """Return whether the user has one of the permissions on jobs, such as ``retry_job``."""
+        return self.has_view_permission(request) and request.user.has_perm(
+            f"{self.opts.app_label}.{codename}"
+        )
+
+    def get_urls(self) -> list[URLPattern]:
+        act = path("act/", self.admin_site.admin_view(self.act_view), name="durable_tasks_job_act")
+        return [act, *super().get_urls()]
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        if request.method not in ("GET", "HEAD"):
+            return HttpResponseNotAllowed(["GET"])
+        url = reverse("admin:durable_tasks_job_changelist", current_app=self.admin_site.name)
+        return self._response(
+            request,
+            "change_list",
+            {
+                **job_list.context(request, url),
+                "title": _("Jobs"),
+                "many_backends": len(durable_backends()) > 1,
+                **(extra_context or {}),
+            },
+        )
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        if request.method not in ("GET", "HEAD"):
+            raise PermissionDenied
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        job = self._job(object_id)
+        if job is None:
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+        return self._response(
+            request,
+            "change_form",
+            {
+                **job_page.context(request, job, self.admin_site.name),
+                "title": str(job),
+                "original": job,
+                "ended": ENDED,
+                "has_view_permission": True,
+                **(extra_context or {}),
+            },
+        )
+
+    def _job(self, object_id: str) -> Job | None:
+        try:
+            id = Job._meta.pk.to_python(unquote(object_id))
+        except Exception:  # what is no id has no job
             return None
-        return job.finished_at - job.last_attempted_at
+        return Job.objects.using(jobs_database()).filter(id=id).first()
 
-    @admin.display(description=_("arguments"))
-    def arguments(self, job: Job) -> SafeString:
-        return as_json(job.args)
+    def act_view(self, request: HttpRequest) -> HttpResponse:
+        """Do one of ``bulk.ACTIONS`` to jobs."""
+        return actions.view(self, request)
 
-    @admin.display(description=_("keyword arguments"))
-    def keyword_arguments(self, job: Job) -> SafeString:
-        return as_json(job.kwargs)
-
-    @admin.display(description=_("return value"))
-    def result(self, job: Job) -> SafeString:
-        return as_json(job.return_value)
-
-    @admin.display(description=_("errors"))
-    def tracebacks(self, job: Job) -> SafeString:
-        return format_html_join(
-            "",
-            "<p>{} {}, {}</p><pre>{}</pre>",
-            (
-                (_("Attempt"), error["attempt"], error["worker_id"] or "", error["traceback"])
-                for error in job.errors or ()
-                if error["exception_class_path"]
-            ),
+    def _response(
+        self, request: HttpRequest, template: str, context: dict[str, Any]
+    ) -> HttpResponse:
+        request.current_app = self.admin_site.name  # type: ignore[attr-defined]
+        return TemplateResponse(
+            request,
+            f"admin/durable_tasks/job/{template}.html",
+            {
+                **self.admin_site.each_context(request),
+                "opts": self.opts,
+                "media": self.media,
+                "is_popup": IS_POPUP_VAR in request.GET,
+                "actions": actions.allowed(self, request),
+                "act_url": reverse("admin:durable_tasks_job_act", current_app=self.admin_site.name),
+                **context,
+            },
         )
