@@ -127,8 +127,8 @@ class JobSearch:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Return what ``to_json()`` was made of. Raises ``SearchError`` for anything else."""
-        made = dict(value)
         try:
+            made = dict(value)
             for name in _TIMES:
                 if name in made:
                     made[name] = parse_time(name, made[name])

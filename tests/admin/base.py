@@ -48,7 +48,7 @@ class AdminTests(TestCase):
     def job(self, *args, **changes):
         job = tasks.echo.using(queue_name=changes.pop("queue_name", "default")).enqueue(*args).job
         Job.objects.filter(id=job.id).update(**changes)
-        return job
+        return Job.objects.get(id=job.id)
 
     def failed_job(self, text, **changes):
         now = timezone.now()

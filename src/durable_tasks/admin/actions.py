@@ -20,6 +20,7 @@ from django.utils.translation import ngettext
 from .. import bulk
 from ..models import Job
 from ..search import JobSearch, SearchError
+from ..statuses import ENDED, JobStatus
 from .base import durable_backends, jobs_database, n_jobs
 from .job_list import known_queues, refuse_secrets
 
@@ -51,12 +52,28 @@ class Wanted:
         return bulk.ACTIONS[self.name]
 
 
-def allowed(model_admin: "JobAdmin", request: HttpRequest) -> list[dict[str, Any]]:
-    """Return name and label of the actions that the user may do."""
+# The statuses in which an action changes something; the others are for any job.
+_WAITING = (JobStatus.READY, JobStatus.SCHEDULED, JobStatus.PAUSED)
+_SENSIBLE = {
+    "run": (JobStatus.SCHEDULED,),
+    "retry": (JobStatus.FAILED, JobStatus.CANCELLED),
+    "cancel": (*_WAITING, JobStatus.RUNNING),
+    "move": _WAITING,
+    "prioritize": _WAITING,
+    "mark": ENDED,
+    "delete": (*_WAITING, *ENDED),
+}
+
+
+def allowed(
+    model_admin: "JobAdmin", request: HttpRequest, status: str = ""
+) -> list[dict[str, Any]]:
+    """Return name and label of the actions that the user may do, to jobs in a status or in any."""
     return [
         {"name": name, "label": action.label}
         for name, action in bulk.ACTIONS.items()
         if model_admin.has_job_permission(request, action.permission)
+        and (not status or status in _SENSIBLE.get(name, (status,)))
     ]
 
 

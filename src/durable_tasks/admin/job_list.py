@@ -132,17 +132,21 @@ def context(request: HttpRequest, base_url: str) -> dict[str, Any]:
             error = str(wrong)
     now = clock.now()
     query = search.as_query()
+    tabs = list(_tabs(search, using, base_url))
     return {
         "search": search,
         "search_error": error,
         "box": request.GET.get("q", "") if error else search.text_of_box(),
-        "tabs": list(_tabs(search, using, base_url)),
+        "tabs": tabs,
+        "all_count": _all_count(search, request, page, tabs),
         "selects": _selects(search, using),
         "presets": [
             (preset, _link(base_url, replace(search, since=None), since=preset))
             for preset in PRESETS
         ],
         "since": request.GET.get("since", ""),
+        "range_is_on": bool(search.until or search.since)
+        and request.GET.get("since") not in PRESETS,
         "since_local": _local(search.since),
         "until_local": _local(search.until),
         "chips": list(_chips(search, base_url)),
@@ -184,6 +188,15 @@ def _tabs(search: JobSearch, using: str, base_url: str) -> Iterator[dict[str, An
             if plain and status not in _NOT_COUNTED
             else None,
         }
+
+
+def _all_count(
+    search: JobSearch, request: HttpRequest, page: Page, tabs: list[dict[str, Any]]
+) -> Count | None:
+    """Return how many match, if that is known without a look."""
+    if page.after is None and not request.GET.get("after"):
+        return Count(len(page.jobs))
+    return next((tab.get("count") for tab in tabs if tab["name"] == search.status), None)
 
 
 def _selects(search: JobSearch, using: str) -> list[Select]:

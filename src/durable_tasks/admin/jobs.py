@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.options import IS_POPUP_VAR
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext as _
@@ -63,7 +63,7 @@ class JobAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         job = self._job(object_id)
         if job is None:
-            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+            return self._missing(request, object_id)
         return self._response(
             request,
             "change_form",
@@ -71,11 +71,18 @@ class JobAdmin(ReadOnlyAdmin):
                 **job_page.context(request, job, self.admin_site.name),
                 "title": str(job),
                 "original": job,
+                "actions": actions.allowed(self, request, job.status),
                 "ended": ENDED,
                 "has_view_permission": True,
                 **(extra_context or {}),
             },
         )
+
+    def _missing(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        text = _("There is no job %s: it may have been deleted.") % unquote(object_id)[:100]
+        self.message_user(request, text, messages.WARNING)
+        url = reverse("admin:durable_tasks_job_changelist", current_app=self.admin_site.name)
+        return HttpResponseRedirect(url)
 
     def _job(self, object_id: str) -> Job | None:
         try:
@@ -91,7 +98,7 @@ class JobAdmin(ReadOnlyAdmin):
     def _response(
         self, request: HttpRequest, template: str, context: dict[str, Any]
     ) -> HttpResponse:
-        request.current_app = self.admin_site.name  # type: ignore[attr-defined]
+        request.current_app = self.admin_site.name
         return TemplateResponse(
             request,
             f"admin/durable_tasks/job/{template}.html",
