@@ -16,8 +16,8 @@ READY = ["backend_name", "queue_name", "priority", "run_at", "id"]
 # Name -> columns where an index can be partial, columns elsewhere.
 INDEXES: dict[str, tuple[list[str], list[str] | None]] = {
     "durable_job_ready": (READY, ["status", *READY]),
-    "durable_job_scheduled": (["run_at"], ["status", "run_at"]),
-    "durable_job_paused": (["task_path"], None),
+    "durable_job_scheduled": (["run_at", "id"], ["status", "run_at"]),
+    "durable_job_paused": (["task_path", "id"], None),
     "durable_job_running": (["worker_id"], ["status", "worker_id"]),
     "durable_job_ended": (["finished_at"], ["status", "finished_at"]),
     "durable_job_failed": (["finished_at"], None),

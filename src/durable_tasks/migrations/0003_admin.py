@@ -162,11 +162,21 @@ class Migration(migrations.Migration):
                 verbose_name="wish",
             ),
         ),
+        migrations.RemoveIndex(model_name="job", name="durable_job_scheduled"),
+        migrations.AddIndex(
+            model_name="job",
+            index=durable_tasks.models.PartialIndex(
+                fallback=["status", "run_at"],
+                fields=["run_at", "id"],
+                name="durable_job_scheduled",
+                where=models.Q(("status", "SCHEDULED")),
+            ),
+        ),
         migrations.AddIndex(
             model_name="job",
             index=durable_tasks.models.PartialIndex(
                 fallback=[],
-                fields=["task_path"],
+                fields=["task_path", "id"],
                 name="durable_job_paused",
                 where=models.Q(("status", "PAUSED")),
             ),

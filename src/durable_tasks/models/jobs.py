@@ -211,14 +211,15 @@ class Job(models.Model):
             ),
             PartialIndex(
                 name="durable_job_scheduled",
-                fields=["run_at"],
+                # With the id, so that a list goes on within a million jobs due at one time.
+                fields=["run_at", "id"],
                 where=Q(status=JobStatus.SCHEDULED.value),
                 fallback=["status", "run_at"],
             ),
             # MySQL and MariaDB answer this from durable_job_scheduled.
             PartialIndex(
                 name="durable_job_paused",
-                fields=["task_path"],
+                fields=["task_path", "id"],
                 where=Q(status=JobStatus.PAUSED.value),
                 fallback=[],
             ),

@@ -1,0 +1,136 @@
+"""What the admin's pages share."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+from django.conf import settings
+from django.contrib import admin
+from django.db import router
+from django.http import HttpRequest
+from django.utils import formats, timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from .. import clock
+from ..compat import task_backends
+from ..models import Job
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """What the engine writes is not for editing."""
+
+    show_full_result_count = False  # counting a million rows helps nobody
+
+    class Media:
+        css = {"all": ["durable_tasks/base.css"]}
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+def jobs_database() -> str:
+    """Return the alias of the database that pages about jobs read: that which workers write to."""
+    return router.db_for_write(Job)
+
+
+def durable_backends() -> dict[str, Any]:
+    """Return our backends of the settings by their alias."""
+    return {
+        alias: task_backends[alias]
+        for alias in task_backends
+        if hasattr(task_backends[alias], "durable_options")
+    }
+
+
+def as_json(value: Any) -> SafeString:
+    """Return a value as readable JSON, escaped."""
+    return format_html("<pre>{}</pre>", json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A time as pages show it: ``admin/durable_tasks/moment.html``."""
+
+    at: datetime
+    now: datetime
+
+    @classmethod
+    def of(cls, at: datetime | None, now: datetime | None = None) -> "Moment | None":
+        """Return a moment; None of None."""
+        return None if at is None else cls(at, now or clock.now())
+
+    @property
+    def local(self) -> datetime:
+        return timezone.localtime(self.at) if settings.USE_TZ else self.at
+
+    @property
+    def iso(self) -> str:
+        return self.local.isoformat(timespec="milliseconds")
+
+    @property
+    def full(self) -> str:
+        """To the millisecond, with the zone."""
+        zone = f" {self.local:%Z}" if settings.USE_TZ else ""
+        day = formats.date_format(self.local, "DATE_FORMAT")
+        return f"{day}, {self.local:%H:%M:%S}.{self.local.microsecond // 1000:03}{zone}"
+
+    @property
+    def short(self) -> str:
+        """To the second; with the day unless it is today's."""
+        now = timezone.localtime(self.now) if settings.USE_TZ else self.now
+        time = f"{self.local:%H:%M:%S}"
+        if self.local.date() == now.date():
+            return time
+        style = "MONTH_DAY_FORMAT" if self.local.year == now.year else "SHORT_DATE_FORMAT"
+        return f"{formats.date_format(self.local, style)}, {time}"
+
+    @property
+    def ago(self) -> str:
+        """How far it is from now: "3 min ago", "in 2 h"."""
+        seconds = (self.now - self.at).total_seconds()
+        if abs(seconds) < 1:
+            return _("now")
+        text = {"time": rough_duration(abs(seconds))}
+        return (_("%(time)s ago") if seconds > 0 else _("in %(time)s")) % text
+
+
+_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
+
+
+def rough_duration(seconds: float) -> str:
+    """Return a time in its greatest unit: "3 min"."""
+    for length, unit in _UNITS:
+        if seconds >= length:
+            return f"{int(seconds / length)} {unit}"
+    return f"{int(seconds * 1000)} ms"
+
+
+def duration(seconds: float) -> str:
+    """Return a time with about three digits: "340 ms", "1.25 s", "2 min 5 s", "3 h 12 min"."""
+    if seconds < 0.001:
+        return f"{max(seconds, 0) * 1e6:.0f} µs"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    for (length, unit), (part, part_unit) in pairwise(_UNITS):
+        if seconds >= length:
+            whole, rest = divmod(int(seconds), int(length))
+            return f"{whole} {unit} {int(rest / part)} {part_unit}"
+    return f"{seconds:.0f} s"  # pragma: no cover
+
+
+def n_jobs(count: Any, number: int) -> str:
+    """Return "1 job", "10,000+ jobs". ``count``: as it is shown."""
+    return ngettext("%(count)s job", "%(count)s jobs", number) % {"count": count}

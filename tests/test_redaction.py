@@ -1,0 +1,40 @@
+from django.test import SimpleTestCase
+
+from durable_tasks.options import SECRETS
+from durable_tasks.redaction import MASK, is_secret, redacted, redacted_text
+
+
+class RedactionTests(SimpleTestCase):
+    def test_values_under_secret_names_are_masked_at_any_depth(self) -> None:
+        value = {
+            "user": {"name": "Ada", "Password": "x", "tokens": {"a": 1}},
+            "list": [{"api_key": ["s"]}, "password", 5, None],
+            "MY_CARD_NUMBER": 4111,
+        }
+        self.assertEqual(
+            redacted(value, SECRETS),
+            {
+                "user": {"name": "Ada", "Password": MASK, "tokens": MASK},
+                "list": [{"api_key": MASK}, "password", 5, None],
+                "MY_CARD_NUMBER": MASK,
+            },
+        )
+        self.assertEqual(value["list"][0], {"api_key": ["s"]})  # type: ignore[index]
+        self.assertEqual(redacted(value, ()), value)
+
+    def test_texts_are_searched_for_names_with_values(self) -> None:
+        for text, expected in (
+            ("password=hunter2, user=ada", f"password={MASK}, user=ada"),
+            ('{"api_key": "a b", "x": 1}', f'{{"api_key": {MASK}, "x": 1}}'),
+            ("{'secret': 'a\\'b', 'y': 2}", f"{{'secret': {MASK}, 'y': 2}}"),
+            ("login(token = abc)", f"login(token = {MASK})"),
+            ("ValueError: wrong password hunter2", "ValueError: wrong password hunter2"),
+            ("File x.py, line 5\n  total = a + b", "File x.py, line 5\n  total = a + b"),
+        ):
+            with self.subTest(text):
+                self.assertEqual(redacted_text(text, SECRETS), expected)
+
+    def test_patterns_match_whole_names_in_any_case(self) -> None:
+        self.assertTrue(is_secret("PIN", ("pin",)))
+        self.assertFalse(is_secret("pinned", ("pin",)))
+        self.assertFalse(is_secret("anything", ()))
