@@ -1,112 +1,12 @@
-"""The admin: jobs and workers, to look at and not to change."""
-
-import time
-import uuid
-from datetime import timedelta
+"""The admin: jobs, to look at and to act on."""
 
 from django.contrib.auth import get_user_model
 from django.db import connection
-from django.test import TestCase
 from django.test.utils import CaptureQueriesContext
-from django.urls import reverse
-from django.utils import timezone
 
-from durable_tasks.models import Job, PeriodicTask, Worker
+from durable_tasks.models import Job
 
-from .app import tasks
-
-SCRIPT = "<script>alert('x')</script>"
-ESCAPED = "&lt;script&gt;alert("
-
-
-class AdminTests(TestCase):
-    @classmethod
-    def setUpTestData(cls):
-        cls.user = get_user_model().objects.create_superuser("admin", "a@example.com", "secret")
-
-    def setUp(self):
-        self.client.force_login(self.user)
-
-    def url(self, page, *args):
-        return reverse(f"admin:durable_tasks_{page}", args=args)
-
-    def get(self, page, *args, **query):
-        response = self.client.get(self.url(page, *args), query)
-        self.assertEqual(response.status_code, 200)
-        return response
-
-    def job(self, *args, **changes):
-        job = tasks.echo.using(queue_name=changes.pop("queue_name", "default")).enqueue(*args).job
-        Job.objects.filter(id=job.id).update(**changes)
-        return job
-
-    def test_periodic_tasks_are_shown_and_switched_off_and_on(self):
-        for name in ("nightly", SCRIPT):
-            PeriodicTask.objects.create(
-                name=name,
-                backend_name="default",
-                task_path="tests.app.tasks.add",
-                spec="30 3 * * *",
-                time_zone="UTC",
-                args=[SCRIPT],
-                queue_name="default",
-                priority=0,
-                catch_up="latest",
-                overlap="allow",
-                definition="x",
-                next_run_at=timezone.now(),
-            )
-        response = self.get("periodictask_changelist", enabled__exact=1, q="nightly")
-        self.assertContains(response, "30 3 * * *")
-        self.assertNotContains(response, SCRIPT)
-        ids = list(PeriodicTask.objects.values_list("id", flat=True))
-        for action, enabled, text in (
-            ("disable", False, "2 periodic tasks are disabled."),
-            ("enable", True, "2 periodic tasks are enabled."),
-        ):
-            response = self.client.post(
-                self.url("periodictask_changelist"),
-                {"action": action, "_selected_action": ids},
-                follow=True,
-            )
-            self.assertContains(response, text)
-            self.assertEqual(set(PeriodicTask.objects.values_list("enabled", flat=True)), {enabled})
-        page = self.get("periodictask_change", ids[0])
-        self.assertContains(page, ESCAPED)
-        self.assertNotContains(page, 'name="_save"')
-
-    def failed_job(self, text):
-        now = timezone.now()
-        error = {
-            "attempt": 1,
-            "worker_id": "w-1",
-            "started_at": now.isoformat(),
-            "finished_at": now.isoformat(),
-            "exception_class_path": "builtins.ValueError",
-            "traceback": f"Traceback (most recent call last): {text}",
-        }
-        return self.job(
-            status="FAILED",
-            errors=[error],
-            attempts=1,
-            started_at=now,
-            last_attempted_at=now - timedelta(seconds=90),
-            finished_at=now,
-        )
-
-    def worker(self, id="w-1"):
-        return Worker.objects.create(
-            id=id,
-            life=uuid.uuid4(),
-            backend_name="default",
-            host="a-host",
-            pid=4242,
-            process_started="1",
-            queues="all",
-            started_at=timezone.now(),
-            last_seen=int(time.time() * 1e6) - 7_000_000,
-            capacity=51,
-        )
+from .base import ESCAPED, SCRIPT, AdminTests
 
 
 class JobTests(AdminTests):
@@ -180,19 +80,6 @@ class JobTests(AdminTests):
         with CaptureQueriesContext(connection) as queries:
             self.get("job_change", job.id)
         self.assertLess(len(queries), 8)
-
-
-class WorkerTests(AdminTests):
-    def test_workers_are_shown_with_when_they_were_seen(self):
-        self.worker()
-        for page in (self.get("worker_changelist"), self.get("worker_change", "w-1")):
-            for text in ("w-1", "a-host", "4242"):
-                self.assertContains(page, text)
-            self.assertRegex(page.content.decode(), r"\d+ s ago")
-
-    def test_a_workers_name_is_escaped(self):
-        self.worker(SCRIPT)
-        self.assertNotContains(self.get("worker_changelist"), "<script>alert(")
 
 
 class ReadOnlyTests(AdminTests):
