@@ -14,9 +14,9 @@ from ..retention import Retention
 from ..store import Finish, Queues, Store, own_connection, store_for
 from ..store.bells import Bell
 from ..store.registry import Registry
-from ..store.waits import CANCEL, WAIT, Awaited
+from ..store.waits import CANCEL, WAIT, WISH, Awaited
 from .clock import Clock
-from .process import is_gone
+from .process import is_gone, resident_bytes
 
 logger = logging.getLogger("durable_tasks")
 
@@ -31,7 +31,8 @@ class Heartbeat:
     often. ``retention``: how long the jobs stay that end with a rescue. ``prunes``: whether to
     delete what is due to be. ``on_rescued``: called with the jobs of other workers that ended with
     a rescue. ``listens``: whether to listen for notifications; ``on_ring``: called when there may
-    be something to claim; ``on_cancel``: called when one of this worker's jobs is to be cancelled.
+    be something to claim; ``on_cancel``: called when one of this worker's jobs is to be cancelled;
+    ``on_wish``: called with what is wanted of this worker, or None, whenever that has changed.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Heartbeat:
         listens: bool,
         on_ring: Callable[[], None],
         on_cancel: Callable[[], None],
+        on_wish: Callable[[str | None], None],
     ) -> None:
         self._database = database
         self._worker_id = worker_id
@@ -64,6 +66,9 @@ class Heartbeat:
         self._listens = listens
         self._on_ring = on_ring
         self._on_cancel = on_cancel
+        self._on_wish = on_wish
+        # What was wanted of this worker at the last beat.
+        self.wish: str | None = None
         self._bell: Bell
         self._awaited = Awaited()
         # Do notifications arrive? Known once the one that the loop sends has come.
@@ -219,6 +224,9 @@ class Heartbeat:
             return False  # they look by themselves, and the next beat says what is wrong
 
     def _rang(self, payload: str) -> None:
+        if payload == f"{WISH}{self._worker_id}":
+            self._called = True  # the next beat reads it
+            return
         if payload.startswith(CANCEL):
             if payload == f"{CANCEL}{self._worker_id}":
                 self._on_cancel()
@@ -266,10 +274,13 @@ class Heartbeat:
         assert life is not None
         self._clock.measure(registry.store)
         now = self._clock.micros()
-        if registry.beat(self._worker_id, life, now):
+        if registry.beat(self._worker_id, life, now, resident_bytes()):
             with self._beaten:
                 self._beaten_at = started
                 self._beaten.notify_all()
+            if (wish := registry.wish(self._worker_id, life)) != self.wish:
+                self.wish = wish
+                self._on_wish(wish)
         elif life is self.life and not self._stopping:
             with self._beaten:
                 self.lost.set()
