@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 from django.contrib import admin, messages
 from django.db import Error as DatabaseFault
 from django.db.models import QuerySet
+from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
@@ -135,6 +136,13 @@ class PeriodicTaskAdmin(MachineAdmin):
         return reverse(f"{self.admin_site.name}:durable_tasks_job_change", args=[id])
 
     # One periodic task
+
+    def get_form(
+        self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any
+    ) -> Any:
+        if obj is not None and not self.has_change_permission(request, obj):
+            kwargs["form"] = ModelForm  # nothing can be typed in
+        return super().get_form(request, obj, change, **kwargs)
 
     def render_change_form(
         self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any

@@ -162,13 +162,13 @@ class QueueAdmin(MachineAdmin):
     ) -> None:
         name = {"name": queue_name or task_path}
         if not done:
-            text = _("%(name)s was paused already.") if act == "add" else _("%(name)s goes on.")
+            text = _("Paused already: %(name)s.") if act == "add" else _("Not paused: %(name)s.")
             self.message_user(request, text % name, messages.WARNING)
             return
         text = (
-            _("%(name)s is paused: what runs goes on, and no more of its jobs are started.")
+            _("Paused: %(name)s. What runs goes on; no more of its jobs are started.")
             if act == "add"
-            else _("%(name)s goes on.")
+            else _("Resumed: %(name)s.")
         )
         pause = Pause(pk=0, backend_name=backend_name, queue_name=queue_name, task_path=task_path)
         self.log_change(request, pause, "Paused." if act == "add" else "Resumed.")
