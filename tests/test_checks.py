@@ -53,6 +53,14 @@ class BackendCheckTests(TestCase):
             'Add "durable_tasks" to INSTALLED_APPS',
         )
 
+    def test_E008_a_schedulable_path_leads_to_no_task(self) -> None:
+        self.assertEqual(self.check(schedulable=["tests.app.tasks.echo"]), [])
+        for path in ("tests.app.tasks.gone", "os.system"):
+            with self.subTest(path=path):
+                self.assert_error(
+                    "durable_tasks.E008", path, "Correct the path", schedulable=[path]
+                )
+
     def test_E007_a_periodic_task_leads_nowhere_or_has_bad_arguments(self) -> None:
         echo, add = "tests.app.tasks.echo", "tests.app.tasks.add"
         key = "The key is the path of a task, or a name beside Periodic(task=...)."

@@ -26,7 +26,12 @@ def check_backend(backend: "DatabaseBackend") -> list[CheckMessage]:
                 id="durable_tasks.E001",
             )
         ]
-    return [*_check_options(backend), *_check_router(), *_check_periodic(backend)]
+    return [
+        *_check_options(backend),
+        *_check_router(),
+        *_check_periodic(backend),
+        *_check_schedulable(backend),
+    ]
 
 
 def _check_options(backend: "DatabaseBackend") -> Iterator[CheckMessage]:
@@ -88,6 +93,25 @@ def _check_periodic(backend: "DatabaseBackend") -> Iterator[CheckMessage]:
                 if isinstance(error, TaskNotFound)
                 else None,
                 id="durable_tasks.E007",
+            )
+
+
+def _check_schedulable(backend: "DatabaseBackend") -> Iterator[CheckMessage]:
+    from .results import find_task
+
+    try:
+        options = backend.durable_options
+    except ImproperlyConfigured:
+        return  # said already
+    for path in options.schedulable:
+        try:
+            find_task(path)
+        except TaskNotFound as error:
+            yield Error(
+                f'{options.where}["schedulable"] names no task: {error}',
+                hint="Correct the path, or remove it: periodic tasks made in the admin could not "
+                "run it.",
+                id="durable_tasks.E008",
             )
 
 

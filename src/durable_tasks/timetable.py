@@ -12,7 +12,7 @@ from typing import Any
 from django.utils.timezone import get_default_timezone, is_naive, make_aware, make_naive, now
 
 from .compat import AnyTask
-from .models import MAX_NAME, MAX_PATH
+from .models import MAX_NAME, MAX_PATH, PeriodicTask
 from .periodic import Periodic
 from .results import dumps, find_task
 from .schedules import Schedule
@@ -77,6 +77,32 @@ def entry_of(backend_name: str, name: str, periodic: Periodic) -> Entry:
     if (first := next_time(entry.when, now())) is not None:
         next_time(entry.when, first)
     return entry
+
+
+# What a row of a periodic task made in the database says of it.
+ROW_COLUMNS = (
+    *("task_path", "spec", "time_zone", "args", "kwargs", "queue_name", "priority", "catch_up"),
+    "overlap",
+)
+
+
+def entry_of_row(row: PeriodicTask) -> Entry:
+    """Return a periodic task that was made in the database.
+
+    Its task is imported: the caller knows that it may be. Raises what ``entry_of`` does.
+    """
+    periodic = Periodic(
+        row.spec,
+        row.args or [],
+        row.kwargs or {},
+        task=row.task_path,
+        queue_name=row.queue_name,
+        priority=row.priority,
+        timezone=row.time_zone or None,
+        catch_up=row.catch_up,  # type: ignore[arg-type]
+        overlap=row.overlap,  # type: ignore[arg-type]
+    )
+    return entry_of(row.backend_name, row.name, periodic)
 
 
 def _check_call(task: AnyTask, args: list[Any], kwargs: dict[str, Any]) -> None:

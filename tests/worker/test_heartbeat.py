@@ -39,6 +39,7 @@ def new_heartbeat(timeout=10.0, on_rescued=lambda finishes: None, prunes=False):
         listens=False,
         on_ring=lambda: None,
         on_cancel=lambda: None,
+        on_wish=lambda wish: None,
     )
 
 

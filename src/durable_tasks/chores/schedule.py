@@ -7,7 +7,7 @@ worker that dies leaves the time to the others.
 
 import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -18,9 +18,10 @@ from django.db import InterfaceError, OperationalError, router, transaction
 from django.db.models import QuerySet
 
 from ..models import Job, PeriodicTask
+from ..options import Options
 from ..periodic import Periodic
 from ..statuses import ENDED
-from ..timetable import Entry, due_times, entry_of, next_time
+from ..timetable import ROW_COLUMNS, Entry, due_times, entry_of, entry_of_row, next_time
 
 logger = logging.getLogger("durable_tasks")
 
@@ -28,6 +29,8 @@ logger = logging.getLogger("durable_tasks")
 TROUBLE_PAUSE = timedelta(minutes=1)
 # How long a run of another deploy's periodic task is left to its workers.
 ABANDONED_AFTER = timedelta(minutes=1)
+# Ids of jobs that a row keeps.
+LAST_JOBS = 20
 
 
 # A run that is due: its time, and what its task is called with.
@@ -42,15 +45,24 @@ class _Trouble(Exception):
 class Timetable:
     """The periodic tasks of one backend, and what this process does about them.
 
-    ``backend_name``: its alias. ``periodic``: its ``OPTIONS["periodic"]``.
+    ``backend_name``: its alias. ``periodic``: its ``OPTIONS["periodic"]``. ``schedulable``: the
+    paths of the tasks that those made in the database may run.
     """
 
     backend_name: str
     periodic: Mapping[str, Periodic]
+    schedulable: Collection[str] = ()
     # Until when those are left alone that meet trouble.
     _paused: dict[str, datetime] = field(default_factory=dict)
     # Since when those have no row that had one.
     _missing: dict[str, datetime] = field(default_factory=dict)
+    # What the rows of those made in the database said, and what that makes; None if it can't be.
+    _made: dict[str, tuple[str, Entry | None]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, backend_name: str, options: Options) -> "Timetable":
+        """Return the periodic tasks of a backend with these options."""
+        return cls(backend_name, options.periodic, options.schedulable)
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
@@ -87,7 +99,7 @@ class Timetable:
                 self._write(entry, there.get(name), now)
         gone = [row.pk for name, row in there.items() if name not in self.periodic]
         if gone:
-            self.rows().filter(pk__in=gone).delete()
+            self.rows().filter(pk__in=gone, source=PeriodicTask.SETTINGS).delete()
 
     def _write(self, entry: Entry, row: PeriodicTask | None, now: datetime) -> None:
         """Make a row say what the settings say; ``row``: as it is, or None."""
@@ -107,6 +119,7 @@ class Timetable:
         is_due = row.next_run_at is not None and row.next_run_at <= now  # and has its run yet
         if (row.spec, row.time_zone) != (changes["spec"], changes["time_zone"]) and not is_due:
             changes["next_run_at"] = next_time(entry.when, now)
+        changes["source"] = PeriodicTask.SETTINGS  # of two with one name, the settings' wins
         self.rows().filter(pk=row.pk, definition=row.definition).update(**changes)
 
     @contextmanager
@@ -130,14 +143,15 @@ class Timetable:
         """Enqueue what is due at ``now`` (database time)."""
         report = Fired()
         rows = {row.name: row for row in self.rows()}
+        entries = self._made_of(rows) | self.entries
         # In any order, so that workers that wake together do not meet at each row.
-        for name in random.sample(list(self.entries), len(self.entries)):
-            entry, row = self.entries[name], rows.get(name)
+        for name in random.sample(list(entries), len(entries)):
+            entry, row = entries[name], rows.get(name)
             if self._paused.get(name, now) > now or self._is_others(entry, row, now):
                 report.look_at(self._paused.get(name))
                 continue
             with self._apart(name, now):
-                if row is None or row.definition != entry.columns["definition"]:
+                if row is None or self._differs(entry, row):
                     self._write(entry, row, now)
                     report.look_at(now)
                 elif row.next_run_at is not None and row.next_run_at <= now:
@@ -146,6 +160,49 @@ class Timetable:
                     report.look_at(row.next_run_at)
             report.look_at(self._paused.get(name))
         return report
+
+    def _made_of(self, rows: Mapping[str, PeriodicTask]) -> dict[str, Entry]:
+        """Return those that are made in the database and can run; the log tells once of others."""
+        made = {}
+        for name, row in rows.items():
+            if row.source != PeriodicTask.DATABASE or name in self.periodic:
+                continue
+            known = self._made.get(name)
+            says = str([getattr(row, column) for column in ROW_COLUMNS])
+            if known is None or known[0] != says:
+                known = self._made[name] = says, self._made_from(row)
+                self._paused.pop(name, None)
+            if known[1] is not None:
+                made[name] = known[1]
+        for name in self._made.keys() - rows.keys():
+            del self._made[name]
+        return made
+
+    def _made_from(self, row: PeriodicTask) -> Entry | None:
+        try:
+            return self.entry_for(row)
+        except Exception as error:
+            logger.error("The periodic task %r does not run: %s", row.name, error)
+            return None
+
+    def entry_for(self, row: PeriodicTask) -> Entry:
+        """Return what a row stands for.
+
+        Raises ``LookupError`` if the settings don't know of it, and what ``entry_of`` raises.
+        """
+        if row.name in self.periodic:
+            return entry_of(self.backend_name, row.name, self.periodic[row.name])
+        where = f'TASKS["{self.backend_name}"]["OPTIONS"]'
+        if row.source != PeriodicTask.DATABASE:
+            raise LookupError(f'It is not in {where}["periodic"] any more.')
+        # Nothing is imported because a row says so.
+        if row.task_path not in self.schedulable:
+            raise LookupError(f'Its task {row.task_path} is not in {where}["schedulable"].')
+        return entry_of_row(row)
+
+    def _differs(self, entry: Entry, row: PeriodicTask) -> bool:
+        """Return whether the settings say something else than the row."""
+        return entry.name in self.entries and row.definition != entry.columns["definition"]
 
     def _is_others(self, entry: Entry, row: PeriodicTask | None, now: datetime) -> bool:
         """Return whether it is left to another deploy, whose workers have changed or removed it.
@@ -156,7 +213,7 @@ class Timetable:
             since: datetime | None = self._missing.setdefault(entry.name, now)
         else:
             self._missing.pop(entry.name, None)
-            if row.definition == entry.columns["definition"]:
+            if not self._differs(entry, row):
                 return False
             since = row.next_run_at
         return since is None or since >= now - ABANDONED_AFTER
@@ -177,11 +234,27 @@ class Timetable:
             # First of all: it locks the row, and on SQLite the database.
             if not due.update(next_run_at=next_run_at):
                 return now  # another worker was faster, or it was switched off or on
-            if not self._overlaps(entry, row):
-                for tick, args, kwargs in calls:
-                    self._enqueue(entry, row, tick, args, kwargs)
+            if calls and not self._overlaps(entry, row):
+                ids = [self._enqueue(entry, *call) for call in calls]
+                self._note(row, calls[-1][0], ids)
                 report.jobs += len(calls)
         return next_run_at
+
+    def run_now(self, row: PeriodicTask, now: datetime) -> str | None:
+        """Enqueue a run of a periodic task as its schedule would; return the job's id.
+
+        When it is due next stays. Returns None if it must not overlap and the run before has not
+        ended. Raises what ``entry_for`` and the project's own code raise.
+        """
+        entry = self.entry_for(row)
+        args, kwargs = entry.periodic.make_args(), entry.periodic.make_kwargs()
+        with transaction.atomic(using=self.rows().db):
+            row = self.rows().select_for_update().get(pk=row.pk)
+            if self._overlaps(entry, row):
+                return None
+            id = self._enqueue(entry, None, args, kwargs)
+            self._note(row, now, [id])
+        return id
 
     def _calls(
         self, entry: Entry, row: PeriodicTask, now: datetime
@@ -211,17 +284,19 @@ class Timetable:
         return jobs.exclude(status__in=ENDED).exists()
 
     def _enqueue(
-        self,
-        entry: Entry,
-        row: PeriodicTask,
-        tick: datetime,
-        args: list[Any],
-        kwargs: dict[str, Any],
-    ) -> None:
+        self, entry: Entry, tick: datetime | None, args: list[Any], kwargs: dict[str, Any]
+    ) -> str:
         task = replace(entry.task, run_after=tick)
         backend: Any = task.get_backend()
-        result = backend.enqueue(task, args, kwargs, schedule=entry.name)
-        self.rows().filter(pk=row.pk).update(last_run_at=tick, last_job_id=result.id)
+        return str(backend.enqueue(task, args, kwargs, schedule=entry.name).id)
+
+    def _note(self, row: PeriodicTask, tick: datetime, ids: list[str]) -> None:
+        """Write to a row that is locked which jobs it has made."""
+        rows = self.rows().filter(pk=row.pk)
+        before = rows.values_list("last_job_ids", flat=True).get() or []
+        rows.update(
+            last_run_at=tick, last_job_id=ids[-1], last_job_ids=[*before, *ids][-LAST_JOBS:]
+        )
 
 
 @dataclass(slots=True)

@@ -17,7 +17,8 @@ import time
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
 
 import django
 from django.apps import apps
@@ -54,8 +55,14 @@ def taskrunner() -> None:
         set_up_logging(verbosity=1)
         settings = settings_from({**os.environ, **from_options(uwsgi.opt)}, uwsgi.mule_id())
         worker = Worker(settings, exit=partial(os._exit, STUCK))
+        signals: SimpleQueue[int] = SimpleQueue()
+
+        def stop(number: int, frame: Any) -> None:
+            worker.stop()
+            signals.put(number)
+
         for number in STOP_SIGNALS:
-            signal.signal(number, lambda number, frame: worker.stop())
+            signal.signal(number, stop)
         worker.run()
     except Exception as error:
         for number in STOP_SIGNALS:
@@ -65,6 +72,10 @@ def taskrunner() -> None:
         time.sleep(PAUSE)
     else:
         logger.info("Worker %s has stopped.", worker.id, extra={"worker_id": worker.id})
+        if worker.dismissed and signals.empty():
+            # Should the mule end, uWSGI would start another in its place.
+            logger.info("This mule is idle until uWSGI reloads it.")
+            signals.get()
 
 
 def from_options(options: Mapping[str, bytes | list[bytes] | bool]) -> dict[str, str]:

@@ -50,8 +50,14 @@ class Migration(migrations.Migration):
                 ),
             ],
             options={
-                "verbose_name": "pause",
-                "verbose_name_plural": "pauses",
+                "verbose_name": "queue",
+                "verbose_name_plural": "queues",
+                "default_permissions": (),
+                "permissions": (
+                    ("view_pause", "Can view queues"),
+                    ("add_pause", "Can pause queues and tasks"),
+                    ("delete_pause", "Can resume queues and tasks that are paused"),
+                ),
             },
         ),
         migrations.CreateModel(

@@ -118,8 +118,15 @@ class Pause(models.Model):
     paused_by = models.CharField(_("paused by"), max_length=MAX_PATH, default="")
 
     class Meta:
-        verbose_name = _("pause")
-        verbose_name_plural = _("pauses")
+        # Its page in the admin is that of the queues.
+        verbose_name = _("queue")
+        verbose_name_plural = _("queues")
+        default_permissions = ()
+        permissions = (
+            ("view_pause", "Can view queues"),
+            ("add_pause", "Can pause queues and tasks"),
+            ("delete_pause", "Can resume queues and tasks that are paused"),
+        )
         constraints = (
             models.UniqueConstraint(
                 fields=["backend_name", "queue_name", "task_path"], name="durable_pause_of"

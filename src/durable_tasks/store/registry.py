@@ -46,13 +46,15 @@ class Registry:
         coroutines: int,
         version: str,
         now: datetime,
+        memory: int | None = None,
+        wish: str | None = None,
     ) -> None:
         """Insert a worker's row. Raises ``IntegrityError`` if its id is taken."""
         store = self.store
         store.changed(
             f"INSERT INTO {_TABLE} "
-            f"({_COLUMNS}, queues, capacity, threads, coroutines, version, started_at) "
-            f"VALUES ({marks(len(WorkerRow.__slots__) + 6)})",
+            f"({_COLUMNS}, queues, capacity, threads, coroutines, version, memory, wish, "
+            f"started_at) VALUES ({marks(len(WorkerRow.__slots__) + 8)})",
             [
                 row.id,
                 store.to_id(row.life),
@@ -66,18 +68,30 @@ class Registry:
                 threads,
                 coroutines,
                 version,
+                memory,
+                wish,
                 store.to_time(now),
             ],
         )
 
-    def beat(self, id: str, life: UUID, last_seen: int) -> bool:
-        """Write that this life is alive; return whether its row was still there."""
+    def beat(self, id: str, life: UUID, last_seen: int, memory: int | None = None) -> bool:
+        """Write that this life is alive; return whether its row was still there.
+
+        ``memory``: resident, in bytes.
+        """
         return bool(
             self.store.changed(
-                f"UPDATE {_TABLE} SET last_seen = %s WHERE id = %s AND life = %s",
-                [last_seen, id, self.store.to_id(life)],
+                f"UPDATE {_TABLE} SET last_seen = %s, memory = %s WHERE id = %s AND life = %s",
+                [last_seen, memory, id, self.store.to_id(life)],
             )
         )
+
+    def wish(self, id: str, life: UUID) -> str | None:
+        """Return what somebody wants of this life."""
+        rows = self.store.rows(
+            f"SELECT wish FROM {_TABLE} WHERE id = %s AND life = %s", [id, self.store.to_id(life)]
+        )
+        return rows[0][0] if rows else None
 
     def remove(self, row: WorkerRow) -> bool:
         """Delete a row unless it was seen since ``row`` was read; return whether it was."""

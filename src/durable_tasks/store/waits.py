@@ -30,6 +30,8 @@ ENDED_CHANNEL = "durable_tasks_ended"
 WAIT = "\n"
 # How it is said there that one of a worker's jobs is to be cancelled; the worker's id follows.
 CANCEL = "\n\n"
+# The same of what somebody wants of a worker.
+WISH = "\n\n\n"
 # Ids in one notification, which takes less than 8,000 bytes.
 MAX_IDS = 200
 # Seconds between two times that a wait is said, and for which a worker remembers it.

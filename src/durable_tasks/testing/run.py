@@ -125,7 +125,7 @@ def _fire(backend: DatabaseBackend) -> None:
         except Exception as error:
             error.add_note(f'In {backend.durable_options.where}["periodic"]["{name}"].')
             raise
-    timetable = Timetable(backend.alias, periodic)
+    timetable = Timetable.of(backend.alias, backend.durable_options)
     now = clock.now()
     timetable.sync(now)
     timetable.tick(now)

@@ -14,9 +14,9 @@ from ..retention import Retention
 from ..store import Finish, Queues, Store, own_connection, store_for
 from ..store.bells import Bell
 from ..store.registry import Registry
-from ..store.waits import CANCEL, WAIT, Awaited
+from ..store.waits import CANCEL, WAIT, WISH, Awaited
 from .clock import Clock
-from .process import is_gone
+from .process import is_gone, resident_bytes
 from .statistics import Statistics
 
 logger = logging.getLogger("durable_tasks")
@@ -33,7 +33,8 @@ class Heartbeat:
     delete what is due to be. ``statistics``: what to write down in between, if anything.
     ``on_rescued``: called with what became of other workers' jobs. ``listens``: whether to listen
     for notifications; ``on_ring``: called when there may be something to claim; ``on_cancel``:
-    called when one of this worker's jobs is to be cancelled.
+    called when one of this worker's jobs is to be cancelled; ``on_wish``: called with what is
+    wanted of this worker, or None, whenever that has changed.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Heartbeat:
         listens: bool,
         on_ring: Callable[[], None],
         on_cancel: Callable[[], None],
+        on_wish: Callable[[str | None], None],
     ) -> None:
         self._database = database
         self._worker_id = worker_id
@@ -68,6 +70,9 @@ class Heartbeat:
         self._listens = listens
         self._on_ring = on_ring
         self._on_cancel = on_cancel
+        self._on_wish = on_wish
+        # What was wanted of this worker at the last beat.
+        self.wish: str | None = None
         self._bell: Bell
         self._awaited = Awaited()
         # Do notifications arrive? Known once the one that the loop sends has come.
@@ -230,6 +235,9 @@ class Heartbeat:
             return False  # they look by themselves, and the next beat says what is wrong
 
     def _rang(self, payload: str) -> None:
+        if payload == f"{WISH}{self._worker_id}":
+            self._called = True  # the next beat reads it
+            return
         if payload.startswith(CANCEL):
             if payload == f"{CANCEL}{self._worker_id}":
                 self._on_cancel()
@@ -277,10 +285,13 @@ class Heartbeat:
         assert life is not None
         self._clock.measure(registry.store)
         now = self._clock.micros()
-        if registry.beat(self._worker_id, life, now):
+        if registry.beat(self._worker_id, life, now, resident_bytes()):
             with self._beaten:
                 self._beaten_at = started
                 self._beaten.notify_all()
+            if (wish := registry.wish(self._worker_id, life)) != self.wish:
+                self.wish = wish
+                self._on_wish(wish)
         elif life is self.life and not self._stopping:
             with self._beaten:
                 self.lost.set()

@@ -107,6 +107,7 @@ class Loop:
         self._is_over = False
         self._stopping = False
         self._stop_at = 0.0
+        self._draining = False
         self._taken = 0
         self._more = True  # there are probably READY jobs: the last claim got all it wanted
         self._rung = False  # a bell rang since the last claim
@@ -125,6 +126,11 @@ class Loop:
         self._stopping = True
         self._stop_at = time.monotonic()
         self.ended.put(None)
+
+    def drain(self, asked: bool) -> None:
+        """Claim nothing more but stay, or go on to claim; may be called from any thread."""
+        self._draining = asked
+        self.ring()
 
     def ring(self) -> None:
         """Say that jobs were enqueued; may be called from any thread."""
@@ -190,8 +196,13 @@ class Loop:
 
     @property
     def _is_closing(self) -> bool:
-        """Whether nothing more is to be claimed."""
+        """Whether this ends once what runs has ended."""
         return self._stopping or bool(self._stuck)
+
+    @property
+    def _claims(self) -> bool:
+        """Whether more may be claimed."""
+        return not (self._draining or self._is_closing)
 
     def _is_done(self) -> bool:
         if self._is_over:
@@ -215,11 +226,11 @@ class Loop:
             self._settle(saved)
         for lane in self._lanes:
             stuck = lane.waiting_since is not None and now - lane.waiting_since > MAX_WAIT
-            if stuck or self._is_closing:
+            if stuck or not self._claims:
                 self._give_back(lane)
             if stuck:
                 self._probe_at = now + MAX_WAIT  # let others have them first
-        if self._is_closing:
+        if not self._claims:
             self._give_back_suspects()
         elif not self.batch and now - self._suspects_since > MAX_WAIT:
             # Not READY at once: this very worker would claim them again in the same exchange.
@@ -235,9 +246,9 @@ class Loop:
             self.store.notify(test)
             if self.heartbeat.test == test:
                 self.heartbeat.test = None
-        if now >= self._look_at and not self._is_closing and (self._room(now) or self._probes(now)):
+        if now >= self._look_at and self._claims and (self._room(now) or self._probes(now)):
             self._look(now)
-        want = 0 if self._is_closing else self._want(now)
+        want = self._want(now) if self._claims else 0
         self._follow_pauses(now, want)
         probes = want > 0 and not self._room(now)
         # Paused for too long, others may think us lost: claim only after a heartbeat.
@@ -454,7 +465,7 @@ class Loop:
             until.append(self._suspects_since + MAX_WAIT)
         if self._stuck:
             until.append(self._exit_at)
-        if not self._is_closing:
+        if self._claims:
             if self._want(now):
                 return 0.0
             if self._room(now) or self._probes(now):

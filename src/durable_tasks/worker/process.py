@@ -26,14 +26,19 @@ def this_host() -> str:
     return ":".join(parts)[-255:]
 
 
-def resident_mib() -> float:
-    """Return the memory that this process takes, in MiB; where there is no /proc, its peak."""
+def resident_bytes() -> int:
+    """Return the memory that this process takes, in bytes; where there is no /proc, its peak."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
-    return pages * resource.getpagesize() / (1024 * 1024)
+        return peak if sys.platform == "darwin" else peak * 1024
+    return pages * resource.getpagesize()
+
+
+def resident_mib() -> float:
+    """Return the same in MiB."""
+    return resident_bytes() / (1024 * 1024)
 
 
 def process_start(pid: int) -> str:

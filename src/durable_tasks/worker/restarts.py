@@ -3,7 +3,7 @@
 import signal
 from contextlib import suppress
 
-from .stopping import GAVE_UP, RENEW, STUCK
+from .stopping import DISMISSED, GAVE_UP, RENEW, STUCK
 
 # Seconds until the next start, for a worker that ends again and again soon after its start.
 PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
@@ -57,6 +57,8 @@ def how_it_ended(code: int) -> str:
     """Return what an exit code, as ``subprocess`` gives it, stands for."""
     if code == RENEW:
         return "has reached its limit"
+    if code == DISMISSED:
+        return "was asked to stop"
     if code == STUCK:
         return "had a task that did not end when its time was over or its job cancelled"
     if code >= 0:

@@ -89,7 +89,7 @@ class Scheduler:
                 if self._failing:
                     logger.info("Periodic tasks are fired again.", extra=extra)
                     self._failing = False
-                if not self._timetable.entries:
+                if not (self._timetable.entries or self._timetable.schedulable):
                     break
             except DatabaseFault as error:
                 pause = PAUSE

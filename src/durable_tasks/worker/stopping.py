@@ -24,6 +24,7 @@ GAVE_UP = 70  # EX_SOFTWARE: the workers ended at every start
 CUT_SHORT = 75  # EX_TEMPFAIL: what ran did not end within --shutdown-timeout and will run again
 RENEW = 80  # --max-tasks-per-process or --max-memory was reached: to be started again
 STUCK = 81  # a run did not end although its time was over, or its job cancelled: the same
+DISMISSED = 82  # somebody asked this very worker to stop: not to be started again
 
 # What a worker tells its supervisor once it looks for work; after it, why it ended if it failed.
 READY = b"ready\n"
@@ -51,6 +52,7 @@ class Stop:
 
     def __init__(self, worker: Worker, timeout: float | None = None) -> None:
         self.asked = False
+        self.dismissed = False
         self._worker = worker
         self._timeout = timeout
         self._asks: SimpleQueue[None] = SimpleQueue()
@@ -65,6 +67,11 @@ class Stop:
         self.asked = True
         self._asks.put(None)
         self._worker.stop()
+
+    def dismiss(self) -> None:
+        """The same, and let the supervisor, if there is one, start no other in its place."""
+        self.dismissed = True
+        self.gracefully()
 
     def over(self) -> None:
         """The worker has ended."""
@@ -102,7 +109,7 @@ class Stop:
                 *(self._worker.id, self._timeout),
                 extra={"worker_id": self._worker.id},
             )
-            os._exit(CUT_SHORT)
+            os._exit(DISMISSED if self.dismissed else CUT_SHORT)
 
 
 class Lifeline:

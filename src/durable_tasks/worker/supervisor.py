@@ -23,7 +23,17 @@ from queue import Empty, SimpleQueue
 
 from ..exceptions import DurableTasksError
 from .restarts import Restarts, how_it_ended
-from .stopping import CUT_SHORT, LOST, READY, RENEW, SAME_ASK, STOP, STOP_SIGNALS, STUCK
+from .stopping import (
+    CUT_SHORT,
+    DISMISSED,
+    LOST,
+    READY,
+    RENEW,
+    SAME_ASK,
+    STOP,
+    STOP_SIGNALS,
+    STUCK,
+)
 
 logger = logging.getLogger("durable_tasks")
 
@@ -225,11 +235,14 @@ class Supervisor:
             for other in self._places:
                 other.tell(LOST)
         if self._stopping:
-            if worked and code not in (0, RENEW, STUCK) and self._asked < 2:
+            if worked and code not in (0, RENEW, STUCK, DISMISSED) and self._asked < 2:
                 self._exit_code = CUT_SHORT
                 self._log_end(logging.WARNING, place, pid, code, error or "what ran will run again")
             return
         if self._batch and code == 0:
+            return
+        if code == DISMISSED:
+            self._log_end(logging.INFO, place, pid, code, "no other takes its place")
             return
         now = time.monotonic()
         renew = code == RENEW

@@ -19,7 +19,7 @@ from ..chores.schedule import Timetable
 from ..exceptions import DurableTasksError, WorkerIdInUse
 from ..execute import Executor
 from ..ids import new_worker_id
-from ..models import Job, Pause, PeriodicTask
+from ..models import Job, Pause, PeriodicTask, Wish
 from ..models import Worker as Row
 from ..options import Options
 from ..results import find_task
@@ -32,7 +32,7 @@ from .heartbeat import Heartbeat, log_rescued
 from .interrupts import Interrupts
 from .loop import LAST_SECONDS, Loop
 from .pools import SIGNAL_LOOK, CoroutinePool, ThreadPool, tidy_connections
-from .process import is_gone, is_running, process_start, this_host
+from .process import is_gone, is_running, process_start, resident_bytes, this_host
 from .scheduler import Scheduler
 from .statistics import Statistics
 
@@ -113,6 +113,9 @@ class Worker:
         self._loop: Loop | None = None
         self._heartbeat: Heartbeat | None = None
         self._stop_asked = False
+        # Called, from another thread, when somebody wants this very worker to stop.
+        self.on_dismissed: Callable[[], None] = self.stop
+        self.dismissed = False
         self._entering: uuid.UUID | None = None  # a life whose row may have been added
         self._error: BaseException | None = None
 
@@ -129,6 +132,21 @@ class Worker:
         """Look at once for jobs of lost workers; may be called from any thread."""
         if self._heartbeat is not None:
             self._heartbeat.wake()
+
+    def _heed(self, wish: str | None) -> None:
+        """Do what somebody wants of this worker."""
+        batch = self.settings.batch
+        if wish == Wish.STOP or (wish == Wish.DRAIN and batch):  # a batch has nothing to stay for
+            text = "Worker %s was asked to stop: it finishes what runs."
+            self.dismissed = True
+            self.on_dismissed()
+        elif wish == Wish.DRAIN:
+            text = "Worker %s was asked to drain: it finishes what runs, and claims nothing more."
+        else:
+            text = "Worker %s goes on: it claims jobs again."
+        logger.info(text, self.id, extra={"worker_id": self.id})
+        if self._loop is not None:
+            self._loop.drain(wish == Wish.DRAIN)
 
     def _ring(self) -> None:
         if self._loop is not None:
@@ -228,6 +246,7 @@ class Worker:
             listens=settings.options.notify,
             on_ring=self._ring,
             on_cancel=self._look_for_cancels,
+            on_wish=self._heed,
         )
         interrupts = Interrupts(lambda run: loop.stuck(run))
         threads = ThreadPool(
@@ -259,7 +278,7 @@ class Worker:
             idle=self._idle,
         )
         scheduler = Scheduler(
-            Timetable(settings.queues.backend_name, settings.options.periodic),
+            Timetable.of(settings.queues.backend_name, settings.options),
             worker_id=self.id,
             clock=self.clock,
             look_every=settings.options.worker_timeout / 4,
@@ -445,6 +464,8 @@ class Worker:
                 threads=settings.threads,
                 coroutines=settings.coroutines,
                 version=__version__,
+                memory=resident_bytes(),
+                wish=None if self._heartbeat is None else self._heartbeat.wish,
                 now=self.clock.now(),
             )
         except IntegrityError as error:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ...worker.restarts import how_it_ended
-from ...worker.stopping import RENEW, STUCK, say
+from ...worker.stopping import DISMISSED, RENEW, STUCK, say
 from ...worker.supervisor import GRACE as KILL_AFTER
 from ...worker.supervisor import Place, WorkersFail
 
@@ -142,17 +142,21 @@ class WorkerBeside:
     def _pause_after(self, code: int, pid: int, said: str, *, worked: bool) -> float | None:
         """Return the seconds until the next start, or None to leave it to the next reload."""
         restarts = self._place.restarts
+        level = logging.WARNING
         pause: float | None = restarts.ended(
             time.monotonic(), worked=worked, renew=code in (RENEW, STUCK)
         )
-        if self._patient and not worked:
+        if code == DISMISSED:
+            level, pause, then = logging.INFO, None, "the site goes on without it until a reload"
+        elif self._patient and not worked:
             pause, then = None, "waiting for a change"
         elif (failure := restarts.failure(said, others_work=False)) is not None:
             self.failure = WorkersFail(*failure)
             return None
         else:
             then = f"starting it again {f'in {pause:g} s' if pause else 'at once'}"
-        logger.warning(
+        logger.log(
+            level,
             "Worker %s (process %s) %s; %s.",
             *(self._place.worker_id, pid, how_it_ended(code), f"{said} {then}".strip()),
             extra={"worker_id": self._place.worker_id},

@@ -23,7 +23,16 @@ from ...exceptions import DurableTasksError
 from ...ids import new_worker_id
 from ...models import MAX_WORKER_ID, Job
 from ...store import Queues
-from ...worker.stopping import READY, RENEW, STUCK, Lifeline, MemoryLimit, Stop, with_jitter
+from ...worker.stopping import (
+    DISMISSED,
+    READY,
+    RENEW,
+    STUCK,
+    Lifeline,
+    MemoryLimit,
+    Stop,
+    with_jitter,
+)
 from ...worker.supervisor import Supervisor, WorkersFail, command_line
 from ...worker.worker import Worker, WorkerSettings
 from .. import (
@@ -253,7 +262,7 @@ class Command(BaseCommand):
             )
         inline = backend.inline(worker_settings.worker_id)
         if worker_settings.periodic:
-            timetable, now = Timetable(backend.alias, worker_settings.options.periodic), clock.now()
+            timetable, now = Timetable.of(backend.alias, worker_settings.options), clock.now()
             timetable.sync(now)
             timetable.tick(now)
         for _ in itertools.islice(itertools.count(), worker_settings.max_tasks):
@@ -311,6 +320,7 @@ class Command(BaseCommand):
         else:
             stop = Stop(worker, options["shutdown_timeout"])
             stop.on_signals()
+        worker.on_dismissed = stop.dismiss if lifeline is not None else stop.gracefully
         if lifeline is not None:
             lifeline.watch(worker, stop.gracefully)
         try:
@@ -328,6 +338,8 @@ class Command(BaseCommand):
             if memory is not None:
                 memory.over()
         logger.info("Worker %s has stopped.", worker.id, extra={"worker_id": worker.id})
+        if stop.dismissed:
+            sys.exit(DISMISSED)
         full = options["max_tasks_per_process"] is not None and worker.took_maximum
         if not stop.asked and (full or (memory is not None and memory.exceeded)):
             sys.exit(RENEW)

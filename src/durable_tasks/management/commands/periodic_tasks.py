@@ -33,7 +33,7 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         backend = durable_backend(options["backend_name"])
-        timetable = Timetable(backend.alias, backend.durable_options.periodic)
+        timetable = Timetable.of(backend.alias, backend.durable_options)
         try:
             rows = {row.name: row for row in timetable.rows()}
         except DatabaseError as error:
@@ -44,8 +44,15 @@ class Command(BaseCommand):
             except Exception as error:
                 raise CommandError(f"{name}: {error}") from error
             self._show(entry, rows.pop(name, None), options["count"])
-        for name in rows:
-            self.stdout.write(f"{name}: not in these settings; the next worker to start removes it")
+        for name, row in rows.items():
+            if row.source != PeriodicTask.DATABASE:
+                text = "not in these settings; the next worker to start removes it"
+                self.stdout.write(f"{name}: {text}")
+                continue
+            try:
+                self._show(timetable.entry_for(row), row, options["count"])
+            except Exception as error:
+                self.stdout.write(f"{name}: made in the admin, does not run: {error}")
         if not timetable.periodic and not rows:
             self.stdout.write(f'TASKS["{backend.alias}"]["OPTIONS"]["periodic"] names none.')
 

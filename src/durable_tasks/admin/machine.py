@@ -1,0 +1,118 @@
+"""What the pages of workers, periodic tasks and queues share."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from django.contrib.admin.utils import quote, unquote
+from django.core.exceptions import PermissionDenied
+from django.db import router
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.formats import date_format
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+
+from ..models import Job
+from .base import ReadOnlyAdmin
+
+
+class MachineAdmin(ReadOnlyAdmin):
+    """Pages of rows that lie beside the jobs, with buttons that act on one row.
+
+    ``acts``: the name of each act and the permission that it needs.
+    """
+
+    acts: Mapping[str, str] = {}
+
+    class Media:
+        css = {"all": ("durable_tasks/base.css", "durable_tasks/machine.css")}
+
+    def get_queryset(self, request: HttpRequest) -> "QuerySet[Any]":
+        # Not a copy that may lag behind: who has pressed a button wants to see what it did.
+        return super().get_queryset(request).using(jobs_database())
+
+    def may(self, request: HttpRequest, act: str) -> bool:
+        """Return whether the user may do this."""
+        return bool(request.user.has_perm(f"durable_tasks.{self.acts[act]}"))
+
+    def act(self, request: HttpRequest, obj: Any, act: str) -> str:
+        """Do it to one row, say so, and return the URL to go on to."""
+        raise NotImplementedError
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.act_view)
+        name = f"durable_tasks_{self.opts.model_name}_act"
+        return [path("<path:object_id>/act/<slug:act>/", view, name=name), *super().get_urls()]
+
+    def act_view(self, request: HttpRequest, object_id: str, act: str) -> HttpResponse:
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if act not in self.acts or not self.may(request, act):
+            raise PermissionDenied
+        obj = self.get_object(request, unquote(object_id))
+        if obj is None:
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)  # type: ignore[attr-defined,no-any-return]
+        return HttpResponseRedirect(self.act(request, obj, act))
+
+    def buttons(self, request: HttpRequest, obj: Any, *acts: str) -> dict[str, str]:
+        """Return the URLs of those acts that the user may do."""
+        name = f"{self.admin_site.name}:durable_tasks_{self.opts.model_name}_act"
+        return {
+            act: reverse(name, args=[quote(obj.pk), act]) for act in acts if self.may(request, act)
+        }
+
+    def page_of(self, obj: Any) -> str:
+        """Return the URL of a row's page."""
+        name = f"{self.admin_site.name}:durable_tasks_{self.opts.model_name}_change"
+        return reverse(name, args=[quote(obj.pk)])
+
+    def list_url(self) -> str:
+        """Return the URL of the list."""
+        return reverse(f"{self.admin_site.name}:durable_tasks_{self.opts.model_name}_changelist")
+
+
+def jobs_database() -> str:
+    """Return the alias of the database in which all this is."""
+    return router.db_for_write(Job)
+
+
+def pill(kind: str, text: Any) -> SafeString:
+    """Return a state; ``kind``: the status whose colour it has."""
+    return format_html('<span class="dt-status dt-status--{}">{}</span>', kind, text)
+
+
+def length(seconds: float) -> str:
+    """Return a length of time in short: ``4 s``, ``3 min``, ``5 h``, ``2 d``."""
+    seconds = max(0.0, seconds)
+    if seconds < 10 and seconds % 1 >= 0.05:
+        return _("%(number).1f s") % {"number": seconds}
+    for limit, size, text in (
+        (120, 1, _("%(number)d s")),
+        (7200, 60, _("%(number)d min")),
+        (172_800, 3600, _("%(number)d h")),
+    ):
+        if seconds < limit:
+            return text % {"number": seconds // size}
+    return _("%(number)d d") % {"number": seconds // 86400}
+
+
+def when(at: datetime) -> str:
+    """Return a time as the viewer's settings have it."""
+    return date_format(
+        timezone.localtime(at) if timezone.is_aware(at) else at, "SHORT_DATETIME_FORMAT"
+    )
+
+
+def ago(at: datetime, now: datetime) -> SafeString:
+    """Return how long ago it was, or in how long it will be; the time itself shows as a hint."""
+    seconds = (now - at).total_seconds()
+    text = _("%(length)s ago") if seconds >= 0 else _("in %(length)s")
+    return format_html(
+        '<span class="dt-nowrap" title="{}">{}</span>',
+        when(at),
+        text % {"length": length(abs(int(seconds)))},
+    )
