@@ -16,8 +16,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from ..exceptions import RefusedByDatabase
 from ..retention import Retention, Rule
 from ..statuses import ENDED, JobStatus
-from .claiming import Claiming
 from .database import TABLE, marks
+from .depths import Depths
 from .inserting import Inserting
 from .messages import (
     CLAIM_COLUMNS,
@@ -46,7 +46,7 @@ _OF_A_RUN = (
 )
 
 
-class Store(Inserting, Claiming, Deleting):
+class Store(Inserting, Depths, Deleting):
     """What the engine asks of a database, on one connection."""
 
     # Can a row's value be longer than the database takes in one statement? Bytes, or None.
