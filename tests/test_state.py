@@ -92,6 +92,14 @@ class QueueTests(StateTestCase):
         assert oldest is not None
         self.assertEqual(default.oldest_due, oldest.run_at)
 
+    def test_a_scheduled_job_that_nobody_promotes_waits_as_well(self) -> None:
+        make_jobs(queue_name="mail", run_at=ago(10))
+        make_jobs(2, queue_name="mail", status="SCHEDULED", run_at=lambda n: ago(100 + n))
+        make_jobs(queue_name="media", status="SCHEDULED", run_at=ago(-100))
+        mail, media = state.queues()
+        self.assertEqual(mail.waiting // 10, 10)
+        self.assertEqual((media.oldest_due, media.waiting), (None, 0))
+
     def test_counts_stop_at_their_limit(self) -> None:
         for status in ("READY", "SCHEDULED", "PAUSED"):
             make_jobs(12, status=status)
@@ -190,6 +198,20 @@ class WorkerStateTests(StateTestCase):
         make_worker("a", 40)
         make_worker("b", 60)
         self.assertEqual([each.is_silent for each in state.workers()], [False, True])
+
+    def test_which_queues_it_serves(self) -> None:
+        for text, serves in (
+            ("all", (True, True)),
+            ("mail", (True, False)),
+            ("default, mail", (True, False)),
+            ("all but media, other", (True, False)),
+            ("all but mail", (False, True)),
+        ):
+            Worker.objects.all().delete()
+            make_worker(queues=text)
+            [worker] = state.workers()
+            with self.subTest(text):
+                self.assertEqual((worker.serves("mail"), worker.serves("media")), serves)
 
     def test_a_real_worker_beats_in_database_time(self) -> None:
         with running_worker("--threads", "3", "--coroutines", "50") as process:

@@ -4,7 +4,7 @@ Every count has a limit, so that a look costs the same with a million rows. Time
 the database's clock, as the engine's are.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -51,7 +51,7 @@ class Count:
 class QueueState:
     """One queue of a backend.
 
-    ``oldest_due``: since when the READY job that is due longest waits; None if there is none.
+    ``oldest_due``: since when the job that is due longest waits; None if there is none.
     ``waiting``: seconds since then, 0 if there is none. ``paused``: jobs whose task is paused.
     ``is_paused``: the queue itself is; then ``paused_at`` and ``paused_by`` tell more.
     """
@@ -86,6 +86,12 @@ class WorkerState:
     def capacity(self) -> int:
         """How many jobs it runs at once."""
         return self.row.capacity
+
+    def serves(self, queue_name: str) -> bool:
+        """Return whether it serves this queue of its backend."""
+        text = str(self.row.queues)  # as Queues has it
+        names = text.removeprefix("all but ").split(", ")
+        return text == "all" or (queue_name in names) is not text.startswith("all but ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +184,7 @@ class Look:
         return self.store.count_paused(MOST + 1)
 
     @cached_property
-    def _scheduled(self) -> list[tuple[str, str, int]]:
+    def _scheduled(self) -> list[tuple[str, str, datetime, int]]:
         return self.store.count_scheduled_by_queue(MOST + 1)
 
     @cached_property
@@ -191,9 +197,9 @@ class Look:
         return [state for alias in self.backends for state in self._queues(alias)]
 
     def _queues(self, alias: str) -> Iterator[QueueState]:
-        scheduled, is_more = _counts(self._scheduled, alias, 1)
-        running, runs_more = _counts(self._running, alias, 1)
-        held, holds_more = _counts(self._held, alias, 1)
+        scheduled = _counts(self._scheduled, alias, 1)
+        running = _counts(self._running, alias, 1)
+        held = _counts(self._held, alias, 1)
         pauses = {
             pause.queue_name: pause
             for pause in self._pauses
@@ -204,8 +210,11 @@ class Look:
         most = min(MOST, max(LEAST, MOST_IN_ALL // max(1, len(ready))))
         counts = self.store.count_ready(alias, ready, most + 1)
         oldest = self.store.oldest_ready(alias, ready)
+        # Due, but no worker has promoted it yet.
+        overdue = {name: at for of, name, at, _ in self._scheduled if of == alias and at < self.at}
         for name in sorted(named):
-            due = oldest.get(name)
+            dues = [due for due in (oldest.get(name), overdue.get(name)) if due is not None]
+            due = min(dues, default=None)
             pause = pauses.get(name)
             yield QueueState(
                 alias,
@@ -213,9 +222,9 @@ class Look:
                 ready=Count.of(counts.get(name, 0), most),
                 oldest_due=due,
                 waiting=self._since(due),
-                scheduled=Count(scheduled[name], is_more),
-                running=Count(running[name], runs_more),
-                paused=Count(held[name], holds_more),
+                scheduled=scheduled[name],
+                running=running[name],
+                paused=held[name],
                 is_paused=pause is not None,
                 paused_at=pause.paused_at if pause else None,
                 paused_by=pause.paused_by if pause else "",
@@ -223,10 +232,7 @@ class Look:
 
     def workers(self) -> list[WorkerState]:
         """See ``workers()``."""
-        running: Counter[str] = Counter()
-        for _, _, worker_id, count in self._running:
-            running[worker_id] += count
-        is_more = running.total() > MOST
+        running = _counts(self._running, None, 2)
         rows = Worker.objects.using(self.using).filter(backend_name__in=self.backends)
         found = []
         for row in rows.order_by("backend_name", "id"):
@@ -238,7 +244,7 @@ class Look:
                     age,
                     is_silent=age > timeout / 2,
                     is_lost=age > timeout,
-                    running=Count(running[row.id], is_more),
+                    running=running[row.id],
                 )
             )
         return found
@@ -258,24 +264,22 @@ class Look:
         """See ``paused()``."""
         found = []
         for row in self._pauses:
-            held, is_more = _counts(self._held, row.backend_name, 2)
-            found.append(
-                PauseState(row, Count(held[row.task_path], is_more) if row.task_path else None)
-            )
+            held = _counts(self._held, row.backend_name, 2)
+            found.append(PauseState(row, held[row.task_path] if row.task_path else None))
         return found
 
     def _since(self, at: datetime | None) -> float:
         return 0.0 if at is None else max(0.0, (self.at - at).total_seconds())
 
 
-def _counts(
-    rows: list[tuple[str, str, str, int]] | list[tuple[str, str, int]], alias: str, column: int
-) -> tuple[Counter[str], bool]:
-    """Return the counts of a backend's rows by a column, and whether the limit was met."""
+def _counts(rows: list[Any], alias: str | None, column: int) -> defaultdict[str, Count]:
+    """Return the counts of a backend's rows, or of all, by a column; 0 where there is no row."""
     counts: Counter[str] = Counter()
-    total = 0
     for row in rows:
-        total += row[-1]
-        if row[0] == alias:
-            counts[str(row[column])] += row[-1]
-    return counts, total > MOST
+        if alias is None or row[0] == alias:
+            counts[row[column]] += row[-1]
+    is_more = sum(row[-1] for row in rows) > MOST
+    return defaultdict(
+        lambda: Count(0, is_more),
+        {name: Count(min(count, MOST), is_more) for name, count in counts.items()},
+    )

@@ -75,12 +75,19 @@ class Depths(Claiming):
             params = [value for place, (_, rest) in chunk for value in (place, *rest)]
             yield from self.rows(sql, params)
 
-    def count_scheduled_by_queue(self, limit: int) -> list[tuple[str, str, int]]:
-        """Return backend, queue and number of the ``limit`` SCHEDULED jobs that are due next.
+    def count_scheduled_by_queue(self, limit: int) -> list[tuple[str, str, datetime, int]]:
+        """Return backend, queue, first due time and number of the ``limit`` SCHEDULED jobs that are
+        due next.
 
         Served by durable_job_scheduled.
         """
-        return self._grouped("backend_name, queue_name", "SCHEDULED", "run_at", limit)
+        rows = self.rows(
+            "SELECT backend_name, queue_name, MIN(run_at), COUNT(*) FROM ("
+            f"SELECT backend_name, queue_name, run_at FROM {TABLE} WHERE status = 'SCHEDULED' "
+            "ORDER BY run_at LIMIT %s) AS seen GROUP BY backend_name, queue_name",
+            [limit],
+        )
+        return [(alias, name, self.from_time(at), count) for alias, name, at, count in rows]
 
     def count_running(self, limit: int) -> list[tuple[str, str, str, int]]:
         """Return backend, queue, worker and number of up to ``limit`` RUNNING jobs.
