@@ -19,6 +19,7 @@ if connection.vendor == "postgresql":
     from tests.pgbouncer import running_pgbouncer  # needs psycopg
 
 BACKEND = "durable_tasks.DatabaseBackend"
+AUTOVACUUM = advice._AUTOVACUUM
 
 
 def store_class() -> type[Store]:
@@ -298,7 +299,7 @@ class DeployTests(TestCase):
 
 def autovacuum(value: str) -> Any:
     """Let the server's own setting seem so."""
-    sql = advice._AUTOVACUUM.replace("current_setting('autovacuum')", f"'{value}'")
+    sql = AUTOVACUUM.replace("current_setting('autovacuum')", f"'{value}'")
     return mock.patch.object(advice, "_AUTOVACUUM", sql)
 
 
