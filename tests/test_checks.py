@@ -1,21 +1,25 @@
 from io import StringIO
 from typing import Any
-from unittest import mock
+from unittest import mock, skipUnless
 
 from django.core.checks import CheckMessage
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, connection, connections
 from django.test import TestCase, modify_settings, override_settings
 
 from durable_tasks import Periodic
 from durable_tasks.backend import DatabaseBackend
-from durable_tasks.checks import check_database
+from durable_tasks.checks import check_database, check_deployed_database, check_deployment
 from durable_tasks.compat import task_backends
-from durable_tasks.store import Store, store_for
-from tests.helpers import tasks_setting
+from durable_tasks.store import Store, advice, store_for
+from tests.helpers import WorkerTestCase, tasks_setting
+
+if connection.vendor == "postgresql":
+    from tests.pgbouncer import running_pgbouncer  # needs psycopg
 
 BACKEND = "durable_tasks.DatabaseBackend"
+AUTOVACUUM = advice._AUTOVACUUM
 
 
 def store_class() -> type[Store]:
@@ -220,3 +224,183 @@ class DatabaseCheckTests(TestCase):
     @override_settings(DATABASE_ROUTERS=["tests.test_checks.ToNowhere"])
     def test_a_router_to_nowhere_is_left_to_the_settings_check(self) -> None:
         self.assertEqual(self.check("default", "nowhere"), [])
+
+
+class DeployTests(TestCase):
+    """``manage.py check --deploy``."""
+
+    databases = {"default", "other"}
+
+    def ids(self, *databases: str, **options: Any) -> dict[str, CheckMessage]:
+        with self.settings(TASKS=tasks_setting(**options)):
+            found = check_deployment(databases=databases)
+        return {message.id.rpartition(".")[2]: message for message in found if message.id}
+
+    def database(self, **changes: Any) -> Any:
+        return mock.patch.dict(connection.settings_dict, changes)
+
+    def test_good_settings_have_nothing_to_say(self) -> None:
+        with self.database(CONN_MAX_AGE=60):
+            self.assertEqual(self.ids(retain="30d"), {})
+            self.assertEqual(self.ids(retain=None), {})  # on purpose
+            with self.settings(TASKS={}, DEBUG=True):
+                self.assertEqual(check_deployment(), [])
+
+    def test_manage_py_says_it_with_deploy_only(self) -> None:
+        with self.settings(TASKS=tasks_setting(immediate=True)):
+            for arguments, says in (([], False), (["--deploy"], True)):
+                errors = StringIO()
+                call_command("check", *arguments, stderr=errors, stdout=StringIO())
+                for number in (102, 103):
+                    with self.subTest(arguments=arguments, number=number):
+                        self.assertEqual(f"durable_tasks.W{number}" in errors.getvalue(), says)
+
+    def test_W102_history_grows_for_ever(self) -> None:
+        warning = self.ids()["W102"]
+        self.assertIn('TASKS["default"]["OPTIONS"] has no "retain"', warning.msg)
+        self.assertIn('["retain"] = "30d"', warning.hint or "")
+
+    def test_W103_tasks_run_in_requests(self) -> None:
+        warning = self.ids(immediate=True)["W103"]
+        self.assertIn('TASKS["default"]["OPTIONS"]["immediate"] is on', warning.msg)
+
+    @override_settings(DEBUG=True)
+    def test_W104_debug_is_on(self) -> None:
+        self.assertIn("DEBUG is on", self.ids()["W104"].msg)
+
+    def test_W101_sqlite_without_immediate_transactions(self) -> None:
+        with (
+            mock.patch.object(connection, "vendor", "sqlite"),
+            self.database(OPTIONS={}, CONN_MAX_AGE=0),
+        ):
+            warning = self.ids()["W101"]
+            self.assertIn('DATABASES["default"]["OPTIONS"]["transaction_mode"]', warning.hint or "")
+            self.assertNotIn("W101", self.ids("default"))  # W001 says it
+            self.assertNotIn("W105", self.ids())
+        with (
+            mock.patch.object(connection, "vendor", "sqlite"),
+            self.database(OPTIONS={"transaction_mode": "IMMEDIATE"}),
+        ):
+            self.assertNotIn("W101", self.ids())
+
+    def test_W105_each_task_connects_anew(self) -> None:
+        with mock.patch.object(connection, "vendor", "postgresql"):
+            with self.database(CONN_MAX_AGE=0):
+                warning = self.ids()["W105"]
+                self.assertIn('DATABASES["default"]["CONN_MAX_AGE"] is 0', warning.msg)
+            with self.database(CONN_MAX_AGE=0, OPTIONS={"pool": True}):
+                self.assertNotIn("W105", self.ids())
+            for age in (60, None):
+                with self.database(CONN_MAX_AGE=age):
+                    self.assertNotIn("W105", self.ids())
+
+    def test_wrong_options_are_left_to_their_own_check(self) -> None:
+        self.assertEqual(self.ids(nonsense=1), {})
+        with self.settings(TASKS=tasks_setting(nonsense=1)):
+            self.assertEqual(check_deployed_database(databases=["default"]), [])
+
+    @override_settings(DATABASE_ROUTERS=["tests.test_checks.ToNowhere"])
+    def test_a_router_to_nowhere_is_left_to_the_settings_check(self) -> None:
+        self.assertEqual(self.ids(retain=None), {})
+        self.assertEqual(check_deployed_database(databases=["default", "nowhere"]), [])
+
+
+def autovacuum(value: str) -> Any:
+    """Let the server's own setting seem so."""
+    sql = AUTOVACUUM.replace("current_setting('autovacuum')", f"'{value}'")
+    return mock.patch.object(advice, "_AUTOVACUUM", sql)
+
+
+class DeployedDatabaseTests(TestCase):
+    """``manage.py check --deploy --database default``."""
+
+    def setUp(self) -> None:
+        self.enterContext(autovacuum("on"))
+
+    def found(self, **options: Any) -> list[CheckMessage]:
+        with self.settings(TASKS=tasks_setting(**options)):
+            return check_deployed_database(databases=["default"])
+
+    def test_a_good_database_has_nothing_to_say(self) -> None:
+        self.assertEqual(self.found(), [])
+
+    def test_only_the_databases_asked_for_are_asked(self) -> None:
+        with mock.patch("durable_tasks.store.store_for") as made:
+            self.assertEqual(check_deployed_database(databases=["other"]), [])
+            self.assertEqual(check_deployed_database(), [])
+        made.assert_not_called()
+
+    def test_a_database_that_does_not_answer_is_left_to_others_to_report(self) -> None:
+        with mock.patch.object(store_class(), "vacuum_advice", side_effect=DatabaseError("down")):
+            self.assertEqual(self.found(), [])
+
+    def test_W107_for_each_backend_that_would_listen(self) -> None:
+        with mock.patch.object(store_class(), "cannot_hear", return_value=True) as asked:
+            [warning] = self.found()
+            self.assertEqual(warning.id, "durable_tasks.W107")
+            self.assertIn('TASKS["default"]["OPTIONS"]["listen_database"]', warning.hint or "")
+            asked.reset_mock()
+            for options in ({"notify": False}, {"listen_database": "other"}, {"immediate": True}):
+                self.assertEqual(self.found(**options), [])
+            asked.assert_not_called()
+
+
+@skipUnless(connection.vendor == "postgresql", "of PostgreSQL")
+class VacuumTests(TestCase):
+    """W106: what the catalogue says of the jobs' table."""
+
+    def setUp(self) -> None:
+        self.enterContext(autovacuum("on"))
+
+    def advice(self, rows: int = 0, *options: str) -> Any:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE pg_class SET reltuples = %s, reloptions = %s "
+                "WHERE oid = 'durable_tasks_job'::regclass",
+                [rows, list(options) or None],
+            )
+        return store_for(connection).vacuum_advice()
+
+    def test_a_small_table_is_vacuumed_often_enough(self) -> None:
+        self.assertIsNone(self.advice(-1))
+        self.assertIsNone(self.advice(90_000))
+
+    def test_a_large_one_is_not(self) -> None:
+        text, hint = self.advice(1_000_000)
+        self.assertIn("about 1,000,000 rows and is vacuumed only when 200,050 of them", text)
+        with self.settings(TASKS=tasks_setting()):
+            [warning] = check_deployed_database(databases=["default"])
+        self.assertEqual(
+            (warning.id, warning.msg, warning.hint), ("durable_tasks.W106", text, hint)
+        )
+        # What it says to run is what makes it silent.
+        with connection.cursor() as cursor:
+            cursor.execute(hint.removeprefix("Run "))
+        self.assertIsNone(store_for(connection).vacuum_advice())
+
+    def test_what_was_set_counts(self) -> None:
+        self.assertIsNone(self.advice(1_000_000, "autovacuum_vacuum_scale_factor=0.01"))
+        self.assertIsNotNone(self.advice(9_000_000, "autovacuum_vacuum_scale_factor=0.01"))
+
+    def test_it_may_be_off(self) -> None:
+        text, hint = self.advice(10, "autovacuum_enabled=false")
+        self.assertIn("autovacuum is off for durable_tasks_job", text)
+        self.assertIn("RESET (autovacuum_enabled)", hint)
+        with autovacuum("off"):
+            self.assertEqual(self.advice(10)[0], text)
+
+
+@skipUnless(connection.vendor == "postgresql", "of PostgreSQL")
+class HearingTests(WorkerTestCase):
+    def test_a_direct_connection_hears(self) -> None:
+        self.assertTrue(advice.hears("default"))
+        self.assertFalse(store_for(connection).cannot_hear())
+
+    def test_PgBouncer_lets_hear_in_session_mode_only(self) -> None:
+        for mode, deaf in (("transaction", True), ("session", False)):
+            with (
+                self.subTest(mode),
+                running_pgbouncer(pool_mode=mode) as pooler,
+                mock.patch.dict(connections.settings["default"], pooler.settings),
+            ):
+                self.assertEqual(store_for(connection).cannot_hear(), deaf)

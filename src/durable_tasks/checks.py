@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.apps import AppConfig, apps
+from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections, router
@@ -181,3 +182,121 @@ def check_database(
         return messages
     except (DatabaseError, StoreNotSupported):
         return []  # said elsewhere, and better
+
+
+# For production: manage.py check --deploy -------------------------------------------------------
+
+
+@register(deploy=True)
+def check_deployment(
+    app_configs: Sequence[AppConfig] | None = None,
+    databases: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> list[CheckMessage]:
+    """Return what settings should say otherwise in production; asks no database."""
+    from .models import Job
+    from .state import durable_backends
+
+    backends = durable_backends().values()
+    try:
+        found: list[CheckMessage] = [
+            message for backend in backends for message in _deploy_backend(backend)
+        ]
+    except ImproperlyConfigured:
+        return []  # said already
+    if not backends:
+        return []
+    alias = router.db_for_write(Job)
+    if alias in connections.settings:
+        found += _deploy_database(alias, asked=alias in (databases or ()))
+    if settings.DEBUG:
+        found.append(
+            Warning(
+                "DEBUG is on: workers keep each query that they send, and start anew when code "
+                "changes.",
+                hint="Set DEBUG = False.",
+                id="durable_tasks.W104",
+            )
+        )
+    return found
+
+
+def _deploy_backend(backend: "DatabaseBackend") -> Iterator[CheckMessage]:
+    options = backend.durable_options
+    if options.immediate:
+        yield Warning(
+            f'{options.where}["immediate"] is on: tasks run in the request that enqueues them, '
+            "and nobody runs one again after a crash.",
+            hint=f'Remove {options.where}["immediate"] and run manage.py db_worker.',
+            id="durable_tasks.W103",
+        )
+    if "retain" not in backend.options:
+        yield Warning(
+            f'{options.where} has no "retain": jobs that have ended stay for ever, and the table '
+            "grows.",
+            hint=f'Set {options.where}["retain"] = "30d"; or to None, if you delete them yourself '
+            "(manage.py prune_db_task_results) or keep them.",
+            id="durable_tasks.W102",
+        )
+
+
+def _deploy_database(alias: str, *, asked: bool) -> Iterator[CheckMessage]:
+    """``asked``: the database is, too, and its advice includes the first one."""
+    connection = connections[alias]
+    given, where = connection.settings_dict, f'DATABASES["{alias}"]'
+    if connection.vendor == "sqlite":
+        if not asked and given["OPTIONS"].get("transaction_mode") != "IMMEDIATE":
+            yield Warning(
+                "SQLite without IMMEDIATE transactions: a transaction that reads before it writes "
+                'fails with "database is locked" while a worker writes.',
+                hint=f'Set {where}["OPTIONS"]["transaction_mode"] = "IMMEDIATE"; run this with '
+                f"--database {alias}, too: it tells whether WAL is on.",
+                id="durable_tasks.W101",
+            )
+    elif given["CONN_MAX_AGE"] == 0 and not given["OPTIONS"].get("pool"):
+        yield Warning(
+            f'{where}["CONN_MAX_AGE"] is 0: each task that uses the database connects anew.',
+            hint=f'Set {where}["CONN_MAX_AGE"] = 60 and {where}["CONN_HEALTH_CHECKS"] = True.',
+            id="durable_tasks.W105",
+        )
+
+
+@register(Tags.database, deploy=True)
+def check_deployed_database(
+    app_configs: Sequence[AppConfig] | None = None,
+    databases: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> list[CheckMessage]:
+    """Return what the jobs' database should have otherwise in production."""
+    from .models import Job
+    from .state import durable_backends
+    from .store import StoreNotSupported, store_for
+
+    alias = router.db_for_write(Job)
+    if alias not in (databases or ()) or alias not in connections.settings:
+        return []
+    found: list[CheckMessage] = []
+    try:
+        options = [backend.durable_options for backend in durable_backends().values()]
+        store = store_for(connections[alias])
+        if options and (advice := store.vacuum_advice()):
+            found.append(Warning(advice[0], hint=advice[1], id="durable_tasks.W106"))
+        deaf = [
+            each.where
+            for each in options
+            if each.notify and not (each.listen_database or each.immediate)
+        ]
+        if deaf and store.cannot_hear():
+            found += [
+                Warning(
+                    f"Workers do not hear of new jobs: the pooler before the database {alias!r} "
+                    "keeps notifications from arriving.",
+                    hint=f'Name a direct connection in {where}["listen_database"], or set '
+                    f'{where}["notify"] = False.',
+                    id="durable_tasks.W107",
+                )
+                for where in deaf
+            ]
+    except (DatabaseError, StoreNotSupported, ImproperlyConfigured):
+        pass  # said elsewhere, and better
+    return found

@@ -15,19 +15,19 @@ class Statistic(models.Model):
 
     id = models.BigAutoField(_("id"), primary_key=True)
     backend_name = models.CharField(_("backend"), max_length=MAX_NAME)
-    # Seconds: 60, 600 or 3600.
+    # Seconds: 60, 600 or 3600; 0 for the sums of all time, which are never deleted and never fall.
     period = models.IntegerField(_("period"))
     # Database time in seconds since 1970, a multiple of the period.
     begins = models.BigIntegerField(_("begins"))
     queue_name = models.CharField(_("queue"), max_length=MAX_NAME)
     task_path = models.CharField(_("task"), max_length=MAX_PATH, default="")
     # Jobs that ended.
-    successful = models.IntegerField(_("successful"), default=0)
-    failed = models.IntegerField(_("failed"), default=0)
-    cancelled = models.IntegerField(_("cancelled"), default=0)
+    successful = models.BigIntegerField(_("successful"), default=0)
+    failed = models.BigIntegerField(_("failed"), default=0)
+    cancelled = models.BigIntegerField(_("cancelled"), default=0)
     # Runs that raised and are to be followed by another; runs whose worker was lost.
-    retried = models.IntegerField(_("retried"), default=0)
-    lost = models.IntegerField(_("lost"), default=0)
+    retried = models.BigIntegerField(_("retried"), default=0)
+    lost = models.BigIntegerField(_("lost"), default=0)
     # Histograms, see histogram.py: from being due to the start, and from the start to the end.
     waits = models.JSONField(_("wait times"), default=dict)
     runs = models.JSONField(_("run times"), default=dict)

@@ -16,8 +16,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from ..exceptions import RefusedByDatabase
 from ..retention import Retention
 from ..statuses import JobStatus
-from .claiming import Claiming
 from .database import TABLE
+from .depths import Depths
 from .handling import Handling
 from .inserting import Inserting
 from .messages import (
@@ -41,7 +41,7 @@ FIRST_LOOK = 0.005
 BUSY_FOR, BUSY_LOOK = 5.0, 0.04
 
 
-class Store(Handling, Inserting, Claiming, Deleting):
+class Store(Handling, Inserting, Depths, Deleting):
     """What the engine asks of a database, on one connection."""
 
     # Can a row's value be longer than the database takes in one statement? Bytes, or None.

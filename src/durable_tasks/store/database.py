@@ -73,6 +73,14 @@ class Database(ABC):
         """Return what would run better with another setting: pairs of a text and a hint."""
         return []
 
+    def vacuum_advice(self) -> tuple[str, str] | None:
+        """Return what is wrong with how dead rows are removed, and what to run; None: nothing."""
+        return None
+
+    def cannot_hear(self) -> bool:
+        """Return whether notifications are sent, but a pooler keeps them from arriving."""
+        return False
+
     # Time and values
 
     @abstractmethod

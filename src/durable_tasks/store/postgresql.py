@@ -12,6 +12,7 @@ from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
+from .advice import autovacuum_advice, hears, is_pooled
 from .base import CHANNEL, Store
 from .binary import COPY_END, COPY_HEAD, array, copy_row, register
 from .claiming import Part
@@ -252,6 +253,13 @@ class PostgreSQLStore(Store):
             f"options, as a pooler such as PgBouncer does: {', '.join(_OFF)} are switched off for "
             "each transaction instead."
         )
+
+    def vacuum_advice(self) -> tuple[str, str] | None:
+        return autovacuum_advice(self)
+
+    def cannot_hear(self) -> bool:
+        alias = self.connection.alias
+        return is_pooled(alias) and not hears(alias)
 
     def driver_problem(self) -> str | None:
         from django.db.backends.postgresql.psycopg_any import is_psycopg3
