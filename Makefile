@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-serve test test-sqlite test-postgres test-mysql matrix lint format bench \
-	chaos faults pins clean driver
+	chaos faults screenshots pins clean driver
 
 PY := .venv/bin/python
 READY := .venv/.ready
@@ -34,6 +34,9 @@ test-postgres: $(READY) ## the tests on PostgreSQL
 
 test-mysql: $(READY) driver ## the tests on MariaDB or MySQL
 	@$(RUN) mysql -- $(ARGS)
+
+screenshots: $(READY) ## the pictures of the documentation (needs Chromium)
+	@DURABLE_TASKS_SCREENSHOTS=docs/images $(RUN) sqlite -- tests/browser/test_pages.py $(ARGS)
 
 matrix: ## the tests on every Python and Django found here
 	@scripts/matrix
