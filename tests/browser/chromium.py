@@ -1,7 +1,7 @@
 """Finds Chromium, and runs it on a thread of its own.
 
 Playwright's plain interface keeps an event loop going on the thread that uses it, and there Django
-refuses the ORM. So the browser lives on another thread, and the test holds what ``Elsewhere`` gives.
+refuses the ORM. So the browser lives on another thread, and a test holds what ``Elsewhere`` gives.
 """
 
 import os
@@ -84,9 +84,7 @@ def running() -> Iterator[tuple[Any, Any]]:
     from playwright.sync_api import expect, sync_playwright
 
     with ThreadPoolExecutor(1, "browser") as thread, Elsewhere(thread, sync_playwright()) as made:
-        browser = made.chromium.launch(
-            executable_path=executable(made.chromium.executable_path)
-        )
+        browser = made.chromium.launch(executable_path=executable(made.chromium.executable_path))
         try:
             yield browser, Elsewhere(thread, expect)
         finally:
