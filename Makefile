@@ -26,8 +26,8 @@ test: $(READY) driver ## the tests on SQLite, PostgreSQL and MariaDB
 test-sqlite: $(READY) ## the tests on SQLite
 	@$(RUN) sqlite -- $(ARGS)
 
-faults: $(READY) driver ## the fault suite and moving in, in their long form
-	@DURABLE_TASKS_LONG=1 $(RUN) sqlite postgres mysql -- tests/faults tests/adoption/test_packages.py $(ARGS)
+faults: $(READY) driver ## the fault suite, moving in, a million jobs: their long form
+	@DURABLE_TASKS_LONG=1 $(RUN) sqlite postgres mysql -- tests/faults tests/adoption/test_packages.py tests/admin/test_flat.py $(ARGS)
 
 test-postgres: $(READY) ## the tests on PostgreSQL
 	@$(RUN) postgres -- $(ARGS)
