@@ -1,4 +1,4 @@
-"""A table with as many jobs as one likes, made by SQL; the pages that must not mind; what they read.
+"""A table with as many jobs as one likes, made by SQL; what must not mind, and what it reads.
 
 Used by tests/admin/test_flat.py and by the benchmark ``pages``.
 """
@@ -168,7 +168,7 @@ def renew_statistics(using: str) -> None:
             cursor.execute(words[connection.vendor])
 
 
-# What must not mind -----------------------------------------------------------------------------------------
+# What must not mind ----------------------------------------------------------------------------
 
 
 COMMANDS = (("tasks_health",), ("tasks_status", "--once"))

@@ -46,10 +46,9 @@ class FlatTests(TransactionTestCase):
         response.getvalue()
 
     def call(self, *command):
-        with open(os.devnull, "w") as nowhere:
-            # That something is unhealthy is no fault here.
-            with suppress(SystemExit):
-                call_command(*command, stdout=nowhere, stderr=nowhere)
+        # That something is unhealthy is no fault here.
+        with open(os.devnull, "w") as nowhere, suppress(SystemExit):
+            call_command(*command, stdout=nowhere, stderr=nowhere)
 
     def measure(self):
         reads = {}
