@@ -265,7 +265,7 @@ def error_groups(chance, backend, now, last_job_id):
                     count=sum(hours.values()),
                     hours=hours,
                     first_seen=at(now, 7 * DAY),
-                    last_seen=at(now, chance.uniform(20, 3 * HOUR)),
+                    last_seen=at(now, chance.uniform(20, 0.6 * HOUR)),
                     message=error.message,
                     task_path=kind.path,
                     last_job_id=last_job_id,

@@ -144,6 +144,13 @@ class BrowserTestCase(StaticLiveServerTestCase):
         self.assertEqual(page.evaluate("look.shifts()"), [])
 
 
+def show(page: Any, look: Look) -> None:
+    """Look at a page that is open in another way; return when it has been drawn anew."""
+    page.set_viewport_size({"width": look.width, "height": look.height})
+    page.emulate_media(color_scheme=look.scheme)
+    page.evaluate("look.drawn()")
+
+
 def url(name: str, *args: Any, **query: str) -> str:
     """Return the path of a page of the tasks' admin, such as ``job_changelist``."""
     return reverse(f"admin:durable_tasks_{name}", args=args, query=query or None)

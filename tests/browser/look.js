@@ -80,6 +80,8 @@
   window.look = {
     shifts: () => [...shifts],
     forget: () => shifts.splice(0),
+    // Two frames: in the first, scripts may still hear of a new size.
+    drawn: () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))),
     overflow: () => {
       const width = document.documentElement.clientWidth;
       if (document.documentElement.scrollWidth <= width) return [];
