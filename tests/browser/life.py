@@ -18,7 +18,7 @@ def make_life() -> None:
     now = int(time.time())
     for name, ago, wish in (("shop-1", 2, None), ("shop-2", 4, None), ("shop-3", 3, "drain")):
         make_worker(name, ago, wish)
-    for number in range(7):
+    for number in range(6):
         kind = past.KINDS[number]
         make_job(
             chance,
@@ -31,12 +31,12 @@ def make_life() -> None:
             attempts=1,
         )
     for number in range(23):
-        make_job(chance, chance.choice(past.KINDS[:3]), now - number)
+        make_job(chance, chance.choice(past.KINDS[:3]), now - 8 * number)
     for number in range(41):
         due = past.at(now, -60 * number - 10)
-        make_job(chance, past.KINDS[2], now - number, status="SCHEDULED", run_at=due)
+        make_job(chance, past.KINDS[2], now - 60 * number - 20, status="SCHEDULED", run_at=due)
     for number in range(12):
-        make_job(chance, past.KINDS[6], now - 30 * number, status="PAUSED")
+        make_job(chance, past.KINDS[6], now - 90 * number - 40, status="PAUSED")
     Pause.objects.create(
         backend_name="default",
         task_path=past.KINDS[6].path,

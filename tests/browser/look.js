@@ -82,6 +82,19 @@
     forget: () => shifts.splice(0),
     // Two frames: in the first, scripts may still hear of a new size.
     drawn: () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))),
+    // Whether one can see where the focus is.
+    focus: () => {
+      const element = document.activeElement;
+      const read = () => {
+        const { outlineStyle, outlineWidth, boxShadow, borderColor, backgroundColor } = getComputedStyle(element);
+        return [outlineStyle !== "none" && outlineWidth, boxShadow, borderColor, backgroundColor].join();
+      };
+      const focused = read();
+      element.blur();
+      const blurred = read();
+      element.focus({ focusVisible: true, preventScroll: true });
+      return focused !== blurred;
+    },
     overflow: () => {
       const width = document.documentElement.clientWidth;
       if (document.documentElement.scrollWidth <= width) return [];
