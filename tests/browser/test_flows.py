@@ -34,7 +34,7 @@ class JobTests(BrowserTestCase):
                 self.expect(links).to_have_count(2)
                 page.locator(".dt-tabs").get_by_role("link", name="Failed").click()
                 self.expect(links).to_have_text(["echo"])
-                page.get_by_role("searchbox").fill('args.0="again"')
+                page.get_by_role("searchbox", name="Search").fill('args.0="again"')
                 page.keyboard.press("Enter")
                 self.expect(links).to_have_text(["echo"])
                 links.click()
@@ -81,7 +81,7 @@ class JobTests(BrowserTestCase):
         self.assertFalse(Job.objects.filter(status="CANCELLED").exists())
         page.evaluate("look.forget()")
         # The jobs of the other queue are nobody's: what ends them is the bulk action alone.
-        with running_worker("--exclude-queues", "other"):
+        with running_worker("--queue-name", "*", "--exclude-queues", "other"):
             pill = page.locator("h1 .dt-status")
             eventually(lambda: Job.objects.filter(status="CANCELLED").count() == MANY)
             bulk = Job.objects.get(task_path__startswith="durable_tasks.")
@@ -169,15 +169,15 @@ class OverviewTests(BrowserTestCase):
                 page = self.open(look=look)
                 page.clock.install()
                 page.goto(overview())
-                ready = page.locator('.dt-tile[data-key="ready"] strong')
+                ready = page.locator('.dt-tile[data-key="waiting"] strong')
                 before = int(ready.inner_text())
                 row = page.locator('[data-table="errors"] tbody a').first
                 row.focus()
                 page.evaluate("look.drawn()")
                 page.evaluate("look.forget()")
                 scrolled = page.evaluate("scrollY")
-                make_jobs(3)
-                for more in (3, 3):
+                for more in (3, 6):
+                    make_jobs(3)
                     page.clock.fast_forward(6_000)
                     self.expect(ready).to_have_text(str(before + more))
                 page.evaluate("look.drawn()")
