@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-serve test test-sqlite test-postgres test-mysql matrix lint format bench \
-	chaos faults docs docs-serve pins clean driver
+	chaos faults docs docs-serve screenshots pins clean driver
 
 PY := .venv/bin/python
 READY := .venv/.ready
@@ -26,14 +26,17 @@ test: $(READY) driver ## the tests on SQLite, PostgreSQL and MariaDB
 test-sqlite: $(READY) ## the tests on SQLite
 	@$(RUN) sqlite -- $(ARGS)
 
-faults: $(READY) driver ## the fault suite and moving in, in their long form
-	@DURABLE_TASKS_LONG=1 $(RUN) sqlite postgres mysql -- tests/faults tests/adoption/test_packages.py $(ARGS)
+faults: $(READY) driver ## the fault suite, moving in, a million jobs: their long form
+	@DURABLE_TASKS_LONG=1 $(RUN) sqlite postgres mysql -- tests/faults tests/adoption/test_packages.py tests/admin/test_flat.py $(ARGS)
 
 test-postgres: $(READY) ## the tests on PostgreSQL
 	@$(RUN) postgres -- $(ARGS)
 
 test-mysql: $(READY) driver ## the tests on MariaDB or MySQL
 	@$(RUN) mysql -- $(ARGS)
+
+screenshots: $(READY) ## the pictures of the documentation (needs Chromium)
+	@DURABLE_TASKS_SCREENSHOTS=docs/images $(RUN) sqlite -- tests/browser/test_pages.py $(ARGS)
 
 matrix: ## the tests on every Python and Django found here
 	@scripts/matrix

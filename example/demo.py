@@ -7,11 +7,12 @@ import random
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,9 +22,12 @@ MANAGE = [sys.executable, str(HERE / "manage.py")]
 WORKER = [*MANAGE, "db_worker", "--queue-name", "*", "--no-startup-delay", "--no-reload"]
 
 # Seconds between two orders, and those that a child process gets to stop.
-PAUSE, PATIENCE = 3.0, 15.0
+PAUSE, PATIENCE = 1.5, 15.0
+# While it serves: the share of calls that the courier refuses, see shop/services.py.
+TROUBLE = "0.35"
 
 CUSTOMERS = ("Ada", "Blaise", "Carl", "Emmy", "Grace")
+CITIES = ("Avalon", "Camelot", "Tintagel")
 # Items and the price of one piece.
 ITEMS = {"mug": "9.50", "teapot": "34.00", "espresso machine": "899.00"}
 
@@ -35,7 +39,12 @@ def main():
     os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
     with only_run():
         set_up()
-        return serve() if options.serve else once()
+        if not options.serve:
+            return once()
+        from past import make_past
+
+        make_past()
+        return serve()
 
 
 # Set-up -----------------------------------------------------------------------------------------
@@ -171,7 +180,7 @@ def verdict(results):
 
 
 def serve():
-    """Run a web server, a worker and a busy customer until a signal or a child's end."""
+    """Run a web server, two workers and busy customers until a signal or a child's end."""
     address = f"127.0.0.1:{os.environ.get('PORT') or 8000}"
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -179,14 +188,18 @@ def serve():
 
     log_path = HERE / "var" / "serve.log"
     with open(log_path, "w") as log:
+        os.environ["SHOP_TROUBLE"] = TROUBLE
         children = {
-            "worker": start(WORKER, log),
             "web server": start([*MANAGE, "runserver", "--noreload", address], log),
+            "first worker": start([*WORKER, "--threads", "4", "--worker-id", "shop-1"], log),
+            "second worker": start([*WORKER, "--threads", "4", "--worker-id", "shop-2"], log),
         }
         try:
-            print(f"Admin:  http://{address}/admin/  (user admin, password admin)")
-            print("        See Durable tasks > Jobs and Workers, and Shop > Orders.")
-            print(f"Log:    {log_path.relative_to(HERE.parent)}")
+            wait_for(address, children["web server"])
+            print(f"Overview:  http://{address}/admin/durable_tasks/")
+            print(f"Admin:     http://{address}/admin/")
+            print("Log in as admin, password admin.")
+            print(f"Log:       {log_path.relative_to(HERE.parent)}")
             print("Ctrl-C stops it.\n", flush=True)
             ended = None
             for number in range(1, sys.maxsize):
@@ -211,6 +224,17 @@ def start(command, log):
     return subprocess.Popen(command, stdout=log, stderr=log, process_group=0)
 
 
+def wait_for(address, child):
+    """Wait until the child answers, so that the first click finds something."""
+    host, port = address.split(":")
+    until = time.monotonic() + PATIENCE
+    while child.poll() is None and time.monotonic() < until:
+        with suppress(OSError):
+            socket.create_connection((host, int(port)), timeout=1).close()
+            return
+        time.sleep(0.05)
+
+
 def stop(child):
     """Ask the child to stop, insist if need be, and return its exit code."""
     if child.poll() is None:
@@ -223,13 +247,10 @@ def stop(child):
 
 
 def order_something(number):
-    """Place an order and enqueue a little more; some of it fails, some of it is for later."""
+    """Place an order and enqueue what a shop does; some of it fails, some of it is for later."""
     from django.utils import timezone
+    from shop import tasks
     from shop.orders import place_order
-    from shop.reports import sales_report
-    from shop.tasks import ask_suppliers, charge_card
-
-    from durable_tasks.models import Job
 
     customer, item = random.choice(CUSTOMERS), random.choice(list(ITEMS))
     order, _ = place_order(
@@ -239,15 +260,28 @@ def order_something(number):
         quantity=random.randint(1, 3),
         price=ITEMS[item],
     )
-    charge_card.using(run_after=timezone.now() + timedelta(seconds=10)).enqueue(order.pk)
+    soon = timezone.now() + timedelta(seconds=10)
+    tasks.charge_card.using(run_after=soon).enqueue(order.pk)
+    tasks.book_courier.enqueue(order.pk, random.choice(CITIES))
+    if number % 2:
+        tasks.write_invoice.enqueue(order.pk)
     if number % 3 == 1:
-        ask_suppliers.enqueue(item)
-    if number % 10 == 0:
-        sales_report.enqueue()
+        tasks.ask_suppliers.enqueue(item)
+    if number % 5 == 0:
+        tasks.save_card.enqueue(customer, card_number="4111 1111 1111 1111")
+    if number % 20 == 0:  # new photos came in
+        for width in range(1, 41):
+            tasks.make_thumbnail.enqueue("mug.pgm", width=width % 8 + 1)
+    if number % 10 == 1:
+        tell(f"{customer} ordered {order.quantity} x {item}")
+
+
+def tell(what):
+    from durable_tasks.models import Job
 
     jobs = Job.objects
     print(
-        f"{time.strftime('%H:%M:%S')}  {customer} ordered {order.quantity} x {item}. Jobs: "
+        f"{time.strftime('%H:%M:%S')}  {what}. Jobs: "
         f"{jobs.scheduled().count()} scheduled, {jobs.ready().count()} ready, "
         f"{jobs.running().count()} running, {jobs.successful().count()} successful, "
         f"{jobs.failed().count()} failed.",

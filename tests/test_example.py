@@ -1,13 +1,22 @@
 """The example's own tests, as a project runs them."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from django.test import SimpleTestCase
 
-from .helpers import PATIENCE, ROOT
+from .helpers import PATIENCE, ROOT, eventually, running
+from .servers import free_port
+
+# What a user's shell has, not what these tests have set.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name[:7] != "DJANGO_"}
 
 pytestmark = pytest.mark.any_database
 
@@ -17,10 +26,34 @@ class ExampleTests(SimpleTestCase):
         done = subprocess.run(
             [sys.executable, "manage.py", "test"],
             cwd=ROOT / "example",
-            env={name: value for name, value in os.environ.items() if name[:7] != "DJANGO_"},
+            env=ENVIRONMENT,
             capture_output=True,
             text=True,
             timeout=4 * PATIENCE,
         )
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertIn("Ran 8 tests", done.stderr)
+        self.assertIn("Ran 11 tests", done.stderr)
+
+    def test_the_demo_serves_and_ends_cleanly(self):
+        with tempfile.TemporaryDirectory(prefix="durable-tasks-") as folder:
+            # A copy: the checkout's own database may be in use.
+            example = shutil.copytree(
+                ROOT / "example",
+                Path(folder) / "example",
+                ignore=shutil.ignore_patterns("var", "*.sqlite3*"),
+            )
+            port = str(free_port())
+            command = [sys.executable, "-u", str(example / "demo.py"), "--serve"]
+            with running(command, {**ENVIRONMENT, "PORT": port}, cwd=example) as demo:
+                demo.says("Ctrl-C stops it.")
+                overview = f"http://127.0.0.1:{port}/admin/durable_tasks/"
+                self.assertIn(overview, demo.output())
+                with urlopen(overview, timeout=PATIENCE) as answer:
+                    self.assertIn("/admin/login/", answer.url)
+                eventually(lambda: "successful" in demo.output(), demo.output)
+                demo.send_signal(signal.SIGINT)
+                self.assertEqual(demo.wait(), 0, demo.output())
+                self.assertIn("Stopped.", demo.output())
+                # Nothing is left behind that would keep the port.
+                with self.assertRaises(OSError):
+                    urlopen(overview, timeout=PATIENCE)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import django
 
+from durable_tasks import Periodic
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 # What tasks leave behind: mails and thumbnails.
 VAR_DIR = BASE_DIR / "var"
@@ -27,6 +29,11 @@ TASKS = {
     "default": {
         "BACKEND": "durable_tasks.DatabaseBackend",
         "QUEUES": ["default", "warehouse", "reports"],
+        "OPTIONS": {
+            "periodic": {"Count the stock": Periodic("* * * * *", task="shop.tasks.count_stock")},
+            # What else may get a schedule, in the admin.
+            "schedulable": ["shop.reports.sales_report", "shop.tasks.ask_suppliers"],
+        },
     }
 }
 

@@ -11,9 +11,9 @@ from django.conf import settings
 from django.core.mail import send_mail
 from django.utils import timezone
 
-from durable_tasks import task
+from durable_tasks import exponential, task
 
-from . import images
+from . import images, services
 from .models import Order
 
 
@@ -47,9 +47,38 @@ def charge_card(order_id):
     order = Order.objects.get(pk=order_id)
     if order.total > 500:
         raise PaymentDeclined(f"{order.total} euros are above the card's limit of 500")
+    charged = services.charge(order.customer, order.total)
     order.paid_at = timezone.now()
     order.save(update_fields=["paid_at"])
-    return f"charged {order.total} euros"
+    return charged
+
+
+@task(queue_name="warehouse", max_attempts=8, backoff=exponential(2))
+def book_courier(order_id, city):
+    """Have the parcel fetched. The courier is often busy: ask again after 2, 4, 8 ... seconds."""
+    return services.book(order_id, city)
+
+
+@task(queue_name="reports")
+def write_invoice(order_id):
+    """Print an invoice, which takes a while."""
+    return services.render(f"invoice of order {order_id}")
+
+
+@task
+def save_card(customer, *, card_number):
+    """Remember a card. The admin shows no value whose name is one of ``OPTIONS["redact"]``."""
+    return f"the card of {customer} that ends in {card_number[-4:]}"
+
+
+@task(queue_name="warehouse")
+def count_stock():
+    """Count what is packed and what is not."""
+    orders = Order.objects
+    return {
+        "packed": orders.exclude(packed_at=None).count(),
+        "to pack": orders.filter(packed_at=None).count(),
+    }
 
 
 @task

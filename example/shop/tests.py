@@ -1,6 +1,7 @@
 """The shop's own tests: ``python manage.py test``."""
 
 from datetime import timedelta
+from unittest import mock
 
 from django.core import mail
 from django.test import TestCase
@@ -18,7 +19,17 @@ from durable_tasks.testing import (
 from .models import Order
 from .orders import place_order
 from .reports import sales_report
-from .tasks import ask_suppliers, charge_card, confirm_order, pack_order
+from .services import BankAway, CourierBusy
+from .tasks import (
+    ask_suppliers,
+    book_courier,
+    charge_card,
+    confirm_order,
+    count_stock,
+    pack_order,
+    save_card,
+    write_invoice,
+)
 
 MUGS = {
     "customer": "Ada",
@@ -76,6 +87,36 @@ class OrderTests(TestCase):
             place_order(**MUGS)
         report = run_task(sales_report.enqueue())
         self.assertEqual(report.return_value, {"orders": 2, "euros": "38.00", "best": "mug"})
+
+    def test_a_courier_who_is_busy_is_asked_again(self):
+        answers = [CourierBusy("All vans are out")] * 2 + ["van 7"]
+        with frozen_time() as clock, mock.patch("shop.services.book", side_effect=answers):
+            booking = book_courier.enqueue(1, "Avalon")
+            for _ in range(3):
+                run_tasks()
+                clock.tick(60)
+        booking.refresh()
+        self.assertEqual((booking.return_value, booking.attempts), ("van 7", 3))
+
+    def test_a_bank_that_is_away_leaves_the_order_unpaid(self):
+        order, _ = place_order(**MUGS)
+        with mock.patch("shop.services.charge", side_effect=BankAway("The bank does not answer")):
+            payment = run_task(charge_card.enqueue(order.pk))
+        self.assertEqual(payment.status, "FAILED")
+        order.refresh_from_db()
+        self.assertIsNone(order.paid_at)
+
+    def test_what_else_a_shop_does(self):
+        place_order(**MUGS)
+        for result, value in (
+            (count_stock.enqueue(), {"packed": 0, "to pack": 1}),
+            (write_invoice.enqueue(7), "invoice of order 7, 1 page"),
+            (
+                save_card.enqueue("Ada", card_number="4111 1111"),
+                "the card of Ada that ends in 1111",
+            ),
+        ):
+            self.assertEqual(run_task(result).return_value, value)
 
 
 class WorkerTests(RunnerTestCase):

@@ -1,0 +1,212 @@
+"""What people on call do, in the browser, with real workers beside."""
+
+from django.urls import reverse
+
+from durable_tasks.models import Job, Pause, Worker
+
+from ..app import tasks
+from ..helpers import ended, eventually, held, running_worker
+from ..store.jobs import make_jobs
+from .case import DESKTOP, PHONE, BrowserTestCase, path_of, url
+from .life import make_life
+from .test_pages import overview
+
+MANY = 5_000
+
+
+def failed_job(**changes: object) -> Job:
+    job = tasks.echo.enqueue("again").job
+    fields = {"status": "FAILED", "finished_at": job.enqueued_at, "attempts": 1}
+    Job.objects.filter(id=job.id).update(**fields | changes)
+    return Job.objects.get(id=job.id)
+
+
+class JobTests(BrowserTestCase):
+    def test_log_in_look_for_a_job_and_retry_it(self) -> None:
+        wanted, other = failed_job(), tasks.add.enqueue(1).job
+        for look in (DESKTOP, PHONE):
+            with self.subTest(look=str(look)):
+                page = self.open(url("job_changelist"), look, user=False)
+                page.get_by_label("Username").fill("admin")
+                page.get_by_label("Password").fill("secret")
+                page.get_by_role("button", name="Log in").click()
+                links = page.locator("#result_list th a")
+                self.expect(links).to_have_count(2)
+                page.locator(".dt-tabs").get_by_role("link", name="Failed").click()
+                self.expect(links).to_have_text(["echo"])
+                page.get_by_role("searchbox", name="Search").fill('args.0="again"')
+                page.keyboard.press("Enter")
+                self.expect(links).to_have_text(["echo"])
+                links.click()
+                self.assertEqual(path_of(page), url("job_change", wanted.id))
+                pill = page.locator("h1 .dt-status")
+                self.expect(pill).to_have_text("Failed")
+                page.get_by_role("button", name="Retry").click()
+                self.expect(pill).to_have_text("Ready")
+                self.expect(page.locator(".messagelist")).to_contain_text("1 job")
+                self.assertEqual(Job.objects.get(id=wanted.id).status, "READY")
+                self.assert_fits(page)
+                Job.objects.filter(id=wanted.id).update(status="FAILED")
+        self.assertEqual(Job.objects.get(id=other.id).status, "READY")
+
+    def test_a_running_job_is_cancelled_and_its_page_tells(self) -> None:
+        with running_worker("--queue-name", "*"):
+            result = tasks.hold.enqueue("cancel")
+            held("cancel")
+            page = self.open()
+            page.clock.install()
+            page.goto(url("job_change", result.id))
+            pill = page.locator("h1 .dt-status")
+            self.expect(pill).to_have_text("Running")
+            page.get_by_role("button", name="Cancel").click()
+            self.expect(page.locator(".messagelist")).to_contain_text("1 job")
+            self.assertEqual(ended(result).status, "CANCELLED")
+            # By itself, at the page's next look.
+            page.clock.fast_forward(3_000)
+            self.expect(pill).to_have_text("Cancelled")
+
+    def test_all_that_match_are_cancelled_with_progress(self) -> None:
+        make_jobs(MANY, queue_name="other")
+        make_jobs(10)
+        page = self.open()
+        page.clock.install()
+        page.goto(url("job_changelist", queue_name="other"))
+        page.get_by_label("Action", exact=True).select_option(label="Cancel")
+        page.get_by_role("button", name="all").click()
+        self.expect(page.get_by_text("5,000")).to_be_visible()
+        self.assert_fits(page)
+        page.get_by_role("button", name="Cancel").click()
+        progress = page.get_by_role("progressbar")
+        self.expect(progress).to_be_visible()
+        self.assertFalse(Job.objects.filter(status="CANCELLED").exists())
+        page.evaluate("look.forget()")
+        # The jobs of the other queue are nobody's: what ends them is the bulk action alone.
+        with running_worker("--queue-name", "*", "--exclude-queues", "other"):
+            pill = page.locator("h1 .dt-status")
+            eventually(lambda: Job.objects.filter(status="CANCELLED").count() == MANY)
+            bulk = Job.objects.get(task_path__startswith="durable_tasks.")
+            eventually(lambda: Job.objects.get(id=bulk.id).status == "SUCCESSFUL")
+            page.clock.fast_forward(3_000)
+            self.expect(pill).to_have_text("Successful")
+        self.expect(page.locator("#dt-progress")).to_contain_text("5,000")
+        self.assert_fits(page)
+
+    def test_the_selected_are_deleted_after_a_question_with_the_keyboard_alone(self) -> None:
+        gone, kept = failed_job(), failed_job()
+        page = self.open(url("job_changelist"))
+        self.tab_to(page, f'input[value="{gone.id}"]')
+        page.keyboard.press("Space")
+        # Backwards: the actions stand above the list.
+        self.tab_to(page, "#dt-action", key="Shift+Tab")
+        page.keyboard.type("Delete")
+        self.tab_to(page, 'button[value="selected"]')
+        page.keyboard.press("Enter")
+        self.expect(page.get_by_text("1 job")).to_be_visible()
+        self.assertEqual(Job.objects.count(), 2)
+        self.tab_to(page, "form.dt-panel button")
+        page.keyboard.press("Enter")
+        self.expect(page.locator(".messagelist")).to_contain_text("1 job")
+        self.assertEqual(list(Job.objects.all()), [kept])
+
+    def tab_to(self, page, selector: str, key: str = "Tab") -> None:
+        """Press a key until the focus is there, where it can be seen."""
+        for _ in range(80):
+            page.keyboard.press(key)
+            if page.evaluate(f"document.activeElement.matches({selector!r})"):
+                self.assertTrue(page.evaluate("look.focus()"), f"no focus to be seen: {selector}")
+                return
+        self.fail(f"{selector} can't be reached with {key}.")
+
+
+class QueueTests(BrowserTestCase):
+    def test_a_queue_is_paused_and_resumed(self) -> None:
+        with running_worker("--queue-name", "*"):
+            waiting = tasks.effect_elsewhere.enqueue("first")  # makes the queue known
+            ended(waiting)
+            tasks.effect_elsewhere.using(run_after=waiting.job.run_at.replace(year=2099)).enqueue(
+                "for the list"
+            )
+            page = self.open(url("pause_changelist"), PHONE)
+            page.get_by_role("button", name="Pause other").click()
+            resume = page.get_by_role("button", name="Resume other")
+            self.expect(resume).to_be_visible()
+            self.assertEqual(Pause.objects.get().paused_by, "admin")
+            self.assert_fits(page)
+            # A worker may take a second to see it.
+            eventually(lambda: not self.starts(tasks.effect_elsewhere.enqueue("held back")))
+            held_back = tasks.effect_elsewhere.enqueue("held back")
+            ended(tasks.effect.enqueue("goes on"))
+            self.assertEqual(Job.objects.get(id=held_back.id).status, "READY")
+            page.goto(overview())
+            self.expect(page.locator(".dt-notices")).to_contain_text("other")
+            page.goto(url("pause_changelist"))
+            resume.click()
+            self.assertEqual(ended(held_back).status, "SUCCESSFUL")
+
+    def starts(self, result) -> bool:
+        """Whether a job runs though one enqueued after it, in another queue, has ended."""
+        ended(tasks.effect.enqueue("goes on"))
+        return Job.objects.get(id=result.id).status != "READY"
+
+
+class WorkerTests(BrowserTestCase):
+    def test_a_worker_drains_and_goes_on(self) -> None:
+        with running_worker("--worker-id", "w-1", options={"worker_timeout": 1}):
+            page = self.open(url("worker_change", "w-1"))
+            page.get_by_role("button", name="Drain").click()
+            self.expect(page.get_by_role("button", name="Go on")).to_be_visible()
+            self.assertEqual(Worker.objects.get().wish, "drain")
+            page.get_by_role("button", name="Go on").click()
+            self.expect(page.get_by_role("button", name="Drain")).to_be_visible()
+            self.assertEqual(ended(tasks.add.enqueue(1)).status, "SUCCESSFUL")
+
+
+class OverviewTests(BrowserTestCase):
+    def test_it_changes_by_itself_and_nothing_moves(self) -> None:
+        make_life()
+        for look in (DESKTOP, PHONE):
+            with self.subTest(look=str(look)):
+                page = self.open(look=look)
+                page.clock.install()
+                page.goto(overview())
+                ready = page.locator('.dt-tile[data-key="waiting"] strong')
+                before = int(ready.inner_text())
+                row = page.locator('[data-table="errors"] tbody a').first
+                row.focus()
+                page.evaluate("look.drawn()")
+                page.evaluate("look.forget()")
+                scrolled = page.evaluate("scrollY")
+                for more in (3, 6):
+                    make_jobs(3)
+                    page.clock.fast_forward(6_000)
+                    self.expect(ready).to_have_text(str(before + more))
+                page.evaluate("look.drawn()")
+                self.assert_still(page)
+                self.expect(row).to_be_focused()
+                self.assertEqual(page.evaluate("scrollY"), scrolled)
+
+    def test_it_tells_when_it_is_not_answered_and_goes_on(self) -> None:
+        page = self.open()
+        page.clock.install()
+        page.goto(overview())
+        problem = page.locator(".dt-problem")
+        self.expect(problem).to_be_hidden()
+        page.context.set_offline(True)
+        page.clock.fast_forward(6_000)
+        self.expect(problem).to_be_visible()
+        page.context.set_offline(False)
+        page.clock.fast_forward(60_000)
+        self.expect(problem).to_be_hidden()
+        # Nobody is logged in any more.
+        page.context.clear_cookies()
+        page.clock.fast_forward(6_000)
+        self.expect(problem).to_be_visible()
+        self.assertIn("net::ERR_INTERNET_DISCONNECTED", str(self.faults))
+        self.faults.clear()
+
+    def test_its_links_lead_to_the_jobs(self) -> None:
+        make_life()
+        page = self.open(overview())
+        page.locator('[data-table="errors"] tbody a').first.click()
+        self.assertTrue(path_of(page).startswith(reverse("admin:durable_tasks_job_changelist")))
+        self.assertIn("exception_class_path", path_of(page))
