@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from queue import SimpleQueue
 
 from django.core.exceptions import ImproperlyConfigured
@@ -329,8 +329,7 @@ class Worker:
     def _paused(self, store: Store) -> Pauses:
         """Return what is paused of all that this worker would run."""
         queues = self.settings.queues
-        pauses = store.pauses(queues.backend_name)
-        return replace(pauses, queue_names=frozenset(filter(queues.serve, pauses.queue_names)))
+        return store.pauses(queues.backend_name).of(queues)
 
     def _say_what_is_left(self, store: Store) -> None:
         """Say what a batch has left although it is due, as its last words."""
