@@ -99,8 +99,11 @@ class BulkTests(WorkerTestCase):
             with self.subTest(action):
                 Job.objects.all().delete()
                 later = timezone.now() + timedelta(hours=1)
-                made = make_jobs(25, status=status, task_path="a.b", run_at=later)
-                make_jobs(2, status=status, task_path="c.d", run_at=later)
+                fields = {"status": status, "run_at": later}
+                if status in ENDED:
+                    fields["finished_at"] = timezone.now()
+                made = make_jobs(25, task_path="a.b", **fields)
+                make_jobs(2, task_path="c.d", **fields)
                 id = self.start(action, argument, status=status)
                 asked = self.progress(id)
                 self.work()
@@ -129,7 +132,7 @@ class BulkTests(WorkerTestCase):
         self.assertEqual(Job.objects.get(id=id).return_value, 0)
 
     def test_after_a_lost_worker_nothing_is_done_twice(self) -> None:
-        make_jobs(35, status="FAILED", task_path="a.b")
+        make_jobs(35, status="FAILED", task_path="a.b", finished_at=timezone.now())
         id = self.start("copy", status="FAILED")
         steps = Search.steps
 
@@ -152,7 +155,7 @@ class BulkTests(WorkerTestCase):
         self.assertEqual(Job.objects.filter(task_path="a.b").count(), 70)
 
     def test_a_page_that_fails_is_undone_with_its_progress(self) -> None:
-        make_jobs(15, status="FAILED", task_path="a.b")
+        make_jobs(15, status="FAILED", task_path="a.b", finished_at=timezone.now())
         id = self.start("copy", status="FAILED")
         with mock.patch.object(bulk._Run, "_write", side_effect=ValueError("broken")):
             self.work()
@@ -160,7 +163,7 @@ class BulkTests(WorkerTestCase):
         self.assertEqual(self.progress(id)["changed"], 0)
 
     def test_it_makes_way_and_goes_on(self) -> None:
-        make_jobs(35, status="FAILED", task_path="a.b")
+        make_jobs(35, status="FAILED", task_path="a.b", finished_at=timezone.now())
         id = self.start("mark", status="FAILED")
         with mock.patch.object(bulk, "SLICE", -1.0):
             self.work()
@@ -168,7 +171,7 @@ class BulkTests(WorkerTestCase):
         self.assertEqual((job.status, job.return_value, job.attempts), ("SUCCESSFUL", 35, 1))
 
     def test_a_cancel_stops_it_between_two_pages(self) -> None:
-        make_jobs(35, status="FAILED", task_path="a.b")
+        make_jobs(35, status="FAILED", task_path="a.b", finished_at=timezone.now())
         id = self.start("mark", status="FAILED")
         context = SimpleNamespace(task_result=SimpleNamespace(id=str(id)), cancelled=True)
         asked = self.progress(id)
@@ -178,7 +181,7 @@ class BulkTests(WorkerTestCase):
         self.assertEqual(Job.objects.filter(delete_after=None).count(), 36)
 
     def test_who_has_lost_the_job_changes_nothing_more(self) -> None:
-        make_jobs(5, status="FAILED", task_path="a.b")
+        make_jobs(5, status="FAILED", task_path="a.b", finished_at=timezone.now())
         id = self.start("mark", status="FAILED")
         run = bulk._Run(SimpleNamespace(id=str(id)), self.progress(id))
         Job.objects.filter(id=id).update(lease=9)
@@ -188,7 +191,7 @@ class BulkTests(WorkerTestCase):
         self.assertEqual(Job.objects.filter(delete_after=None).count(), 6)
 
     def test_where_jobs_run_at_once_it_has_ended_at_once(self) -> None:
-        make_jobs(25, status="FAILED", task_path="a.b")
+        make_jobs(25, status="FAILED", task_path="a.b", finished_at=timezone.now())
         with override_settings(TASKS=tasks_setting(immediate=True)):
             job = Job.objects.get(id=self.start("mark", status="FAILED"))
         self.assertEqual((job.status, job.return_value), ("SUCCESSFUL", 25), job.errors)
