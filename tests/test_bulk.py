@@ -1,8 +1,8 @@
-"""Acting on all jobs that match a search: what is changed, how far it is, and who may disturb it."""
+"""Acting on all jobs that match a search: what is changed, and how far it is."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -64,10 +64,18 @@ class BulkTests(WorkerTestCase):
         for name, value in (
             ("import_string", lambda path: Search),
             ("SIZE", 10),
+            # What becomes READY is not to run.
+            ("DEFAULT_TASK_QUEUE_NAME", "bulk"),
         ):
             patch = mock.patch.object(bulk, name, value)
             patch.start()
             self.addCleanup(patch.stop)
+        settings = override_settings(TASKS=tasks_setting())
+        settings.enable()
+        self.addCleanup(settings.disable)
+
+    def work(self) -> None:
+        work(queue_names=("bulk",))
 
     def start(self, action: str, argument: Any = None, **search: Any) -> UUID:
         return bulk.start(Search(**search), action, argument, "ada", "default")
@@ -87,44 +95,44 @@ class BulkTests(WorkerTestCase):
             "delete": (None, "SUCCESSFUL", None),
         }
         self.assertEqual(set(cases), set(bulk.ACTIONS))
-        with override_settings(TASKS=tasks_setting()):
-            for action, (argument, status, changes) in cases.items():
-                with self.subTest(action):
-                    Job.objects.all().delete()
-                    # What became READY is not to run.
-                    with mock.patch("durable_tasks.bulk.DEFAULT_TASK_QUEUE_NAME", "bulk"):
-                        made = make_jobs(25, status=status, task_path="a.b")
-                        make_jobs(2, status=status, task_path="c.d")
-                        id = self.start(action, argument, status=status)
-                        asked = self.progress(id)
-                        work(queue_names=("bulk",))
-                    job = Job.objects.get(id=id)
-                    self.assertEqual((job.status, job.return_value), ("SUCCESSFUL", 25), job.errors)
-                    self.assertEqual((asked["total"], asked["changed"]), (25, 0))
-                    progress = self.progress(id)
-                    self.assertEqual((progress["looked"], progress["changed"]), (25, 25))
-                    self.assertEqual((progress["by"], progress["action"]), ("ada", action))
-                    jobs = Job.objects.filter(id__in=[job.id for job in made])
-                    found = jobs.filter(**changes).count() if changes else 25 - jobs.count()
-                    self.assertEqual(found, 25)
-                    copies = Job.objects.filter(task_path="a.b", status="READY")
-                    self.assertEqual(
-                        copies.exclude(id__in=jobs).count(), 25 if action == "copy" else 0
-                    )
-                    self.assertEqual(Job.objects.filter(task_path="c.d", status=status).count(), 2)
-                    self.assertIn("25", bulk.ACTIONS[action].done(25))
-                    self.assertTrue(str(bulk.ACTIONS[action].label))
+        for action, (argument, status, changes) in cases.items():
+            with self.subTest(action):
+                Job.objects.all().delete()
+                later = timezone.now() + timedelta(hours=1)
+                fields = {"status": status, "run_at": later}
+                if status in ENDED:
+                    fields["finished_at"] = timezone.now()
+                made = make_jobs(25, task_path="a.b", **fields)
+                make_jobs(2, task_path="c.d", **fields)
+                id = self.start(action, argument, status=status)
+                asked = self.progress(id)
+                self.work()
+                job = Job.objects.get(id=id)
+                self.assertEqual((job.status, job.return_value), ("SUCCESSFUL", 25), job.errors)
+                self.assertEqual((asked["total"], asked["changed"]), (25, 0))
+                progress = self.progress(id)
+                self.assertEqual((progress["looked"], progress["changed"]), (25, 25))
+                self.assertEqual((progress["by"], progress["action"]), ("ada", action))
+                ids = [job.id for job in made]
+                jobs = Job.objects.filter(id__in=ids)
+                found = jobs.filter(**changes).count() if changes else 25 - jobs.count()
+                self.assertEqual(found, 25)
+                copies = Job.objects.filter(task_path="a.b", status="READY")
+                self.assertEqual(copies.exclude(id__in=ids).count(), 25 if action == "copy" else 0)
+                self.assertEqual(Job.objects.filter(task_path="c.d", status=status).count(), 2)
+                self.assertIn("25", bulk.ACTIONS[action].done(25))
+                self.assertTrue(str(bulk.ACTIONS[action].label))
 
     def test_neither_later_jobs_nor_itself(self) -> None:
         with mock.patch("durable_tasks.clock.now", return_value=timezone.now()):
             id = self.start("delete", task_path="")  # at one time with it
         make_jobs(3)
-        work()
+        self.work()
         self.assertEqual(Job.objects.count(), 4)
         self.assertEqual(Job.objects.get(id=id).return_value, 0)
 
     def test_after_a_lost_worker_nothing_is_done_twice(self) -> None:
-        make_jobs(35, status="FAILED", task_path="a.b")
+        make_jobs(35, status="FAILED", task_path="a.b", finished_at=timezone.now())
         id = self.start("copy", status="FAILED")
         steps = Search.steps
 
@@ -134,36 +142,36 @@ class BulkTests(WorkerTestCase):
             yield next(every)
             raise OperationalError("The connection is gone.")
 
-        with mock.patch.object(Search, "steps", cut), mock.patch.object(bulk.act, "backoff", None):
-            work()
+        with mock.patch.object(Search, "steps", cut):
+            self.work()
         job = Job.objects.get(id=id)
         self.assertEqual((job.status, self.progress(id)["changed"]), ("SCHEDULED", 20))
         self.assertEqual(Job.objects.filter(task_path="a.b", status="READY").count(), 20)
         Job.objects.filter(task_path="a.b", status="READY").update(queue_name="elsewhere")
         Job.objects.filter(id=id).run_now()
-        work()
+        self.work()
         job.refresh_from_db()
         self.assertEqual((job.status, job.return_value), ("SUCCESSFUL", 35))
         self.assertEqual(Job.objects.filter(task_path="a.b").count(), 70)
 
     def test_a_page_that_fails_is_undone_with_its_progress(self) -> None:
-        make_jobs(15, status="FAILED", task_path="a.b")
+        make_jobs(15, status="FAILED", task_path="a.b", finished_at=timezone.now())
         id = self.start("copy", status="FAILED")
         with mock.patch.object(bulk._Run, "_write", side_effect=ValueError("broken")):
-            work()
+            self.work()
         self.assertEqual(Job.objects.filter(task_path="a.b").count(), 15)
         self.assertEqual(self.progress(id)["changed"], 0)
 
     def test_it_makes_way_and_goes_on(self) -> None:
-        make_jobs(35, status="FAILED", task_path="a.b")
+        make_jobs(35, status="FAILED", task_path="a.b", finished_at=timezone.now())
         id = self.start("mark", status="FAILED")
         with mock.patch.object(bulk, "SLICE", -1.0):
-            work()
+            self.work()
         job = Job.objects.get(id=id)
         self.assertEqual((job.status, job.return_value, job.attempts), ("SUCCESSFUL", 35, 1))
 
     def test_a_cancel_stops_it_between_two_pages(self) -> None:
-        make_jobs(35, status="FAILED", task_path="a.b")
+        make_jobs(35, status="FAILED", task_path="a.b", finished_at=timezone.now())
         id = self.start("mark", status="FAILED")
         context = SimpleNamespace(task_result=SimpleNamespace(id=str(id)), cancelled=True)
         asked = self.progress(id)
@@ -173,7 +181,7 @@ class BulkTests(WorkerTestCase):
         self.assertEqual(Job.objects.filter(delete_after=None).count(), 36)
 
     def test_who_has_lost_the_job_changes_nothing_more(self) -> None:
-        make_jobs(5, status="FAILED", task_path="a.b")
+        make_jobs(5, status="FAILED", task_path="a.b", finished_at=timezone.now())
         id = self.start("mark", status="FAILED")
         run = bulk._Run(SimpleNamespace(id=str(id)), self.progress(id))
         Job.objects.filter(id=id).update(lease=9)
@@ -183,7 +191,7 @@ class BulkTests(WorkerTestCase):
         self.assertEqual(Job.objects.filter(delete_after=None).count(), 6)
 
     def test_where_jobs_run_at_once_it_has_ended_at_once(self) -> None:
-        make_jobs(25, status="FAILED", task_path="a.b")
+        make_jobs(25, status="FAILED", task_path="a.b", finished_at=timezone.now())
         with override_settings(TASKS=tasks_setting(immediate=True)):
             job = Job.objects.get(id=self.start("mark", status="FAILED"))
         self.assertEqual((job.status, job.return_value), ("SUCCESSFUL", 25), job.errors)
@@ -196,14 +204,20 @@ class BulkTests(WorkerTestCase):
         def serve(text: str, seen: float, **changes: Any) -> None:
             now = timezone.now()
             Worker.objects.create(
-                id=text, life=UUID(int=1), backend_name="default", host="h",
-                pid=1, queues=text, started_at=now, capacity=1,
+                id=text,
+                life=UUID(int=1),
+                backend_name="default",
+                host="h",
+                pid=1,
+                queues=text,
+                started_at=now,
+                capacity=1,
                 last_seen=int(seen * 1e6),
                 **changes,
             )
 
         now = timezone.now().timestamp()
-        with override_settings(TASKS=tasks_setting()):
+        with mock.patch.object(bulk, "DEFAULT_TASK_QUEUE_NAME", "default"):
             self.assertEqual(queue(), "default")
             serve("long, gone", now - 3600)
             serve("drained", now, wish="drain")

@@ -47,14 +47,16 @@ class Pausing:
         before, self._stamp = self._stamp, stamp
         self._looked_at = now
         if before is None or (before.count, before.greatest) != (stamp.count, stamp.greatest):
-            pauses = self._store.pauses(self._served.backend_name) if stamp.count else Pauses()
+            pauses = Pauses()
+            if stamp.count:
+                pauses = self._store.pauses(self._served.backend_name).of(self._served)
             # This worker may be about to save jobs as PAUSED.
             parked = stamp.parked or bool(self.pauses.task_paths)
             changed, self.pauses = pauses != self.pauses, pauses
             self.queues = self._served.without(pauses.queue_names)
             self._met = bool(pauses.task_paths)
             self._after, self._steps = None, float("inf") if parked else 0
-            return changed
+            return changed and before is not None  # the first line of the log has told it
         return False
 
     def look_for_forgotten(self) -> None:

@@ -432,6 +432,10 @@ class Pauses:
     queue_names: frozenset[str] = frozenset()
     task_paths: frozenset[str] = frozenset()
 
+    def of(self, queues: "Queues") -> "Pauses":
+        """Return what of this is of interest to who serves these queues."""
+        return replace(self, queue_names=frozenset(filter(queues.serve, self.queue_names)))
+
     def __bool__(self) -> bool:
         return bool(self.queue_names or self.task_paths)
 

@@ -373,8 +373,7 @@ class Worker:
     def _paused(self, store: Store) -> Pauses:
         """Return what is paused of all that this worker would run."""
         queues = self.settings.queues
-        pauses = store.pauses(queues.backend_name)
-        return replace(pauses, queue_names=frozenset(filter(queues.serve, pauses.queue_names)))
+        return store.pauses(queues.backend_name).of(queues)
 
     def _say_what_is_left(self, store: Store) -> None:
         """Say what a batch has left although it is due, as its last words."""
