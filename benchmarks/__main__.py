@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import costs, drain, enqueue, flat, idle, latency, limit, mixed, page
+from benchmarks import costs, counting, drain, enqueue, flat, idle, latency, limit, mixed, page
 from benchmarks.bench import Bench, OutOfTime
 from benchmarks.report import Report
 
@@ -20,6 +20,7 @@ MEASURES: dict[str, Callable[[Bench], None]] = {
     "mixed": mixed.run,
     "idle": idle.run,
     "costs": costs.run,
+    "counting": counting.run,
     "flat": flat.run,
 }
 

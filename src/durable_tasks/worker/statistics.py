@@ -32,7 +32,7 @@ logger = logging.getLogger("durable_tasks")
 
 # How many runs are measured in a second, and at once after a while of less. When there are more,
 # one stands for many; but at least one of each task among those that were saved together.
-MEASURED, MEASURED_AT_ONCE = 200.0, 500.0
+MEASURED, MEASURED_AT_ONCE = 100.0, 200.0
 # What waits for the database at most: counts of tasks in minutes, and groups of errors.
 MAX_COUNTS, MAX_ERRORS = 20_000, 1_000
 # Seconds until the next try, from and to: if others had the rows, and if the database failed.
