@@ -27,7 +27,7 @@ CODENAMES = {
 ARGUMENTS = {"move": "mails", "prioritize": "7"}
 
 
-class ActTests(AdminTests):
+class ActionTests(AdminTests):
     def post(self, action, jobs=(), follow=True, **data):
         data = {"action": action, "_selected_action": [str(job.id) for job in jobs], **data}
         return self.client.post(self.url("job_act"), data, follow=follow)
@@ -41,6 +41,8 @@ class ActTests(AdminTests):
             *make_jobs(2, status="FAILED", finished_at=now),
         ]
 
+
+class ActTests(ActionTests):
     def test_there_is_an_action_for_each_permission(self):
         self.assertEqual(
             {name: action.permission for name, action in bulk.ACTIONS.items()}, CODENAMES
@@ -165,7 +167,7 @@ class ActTests(AdminTests):
         self.assertEqual(response["Location"], url)
 
 
-class PermissionTests(ActTests):
+class PermissionTests(ActionTests):
     def test_each_action_needs_its_own_permission(self):
         for action, codename in CODENAMES.items():
             argument = ARGUMENTS.get(action, "")
