@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -276,18 +277,24 @@ def by_index(connection: BaseDatabaseWrapper) -> Iterator[None]:
 
     While its statistics are older than what was enqueued, it would rather sort the table.
     """
-    if connection.vendor != "postgresql":
+    if connection.vendor != "postgresql" or _following.get() == connection.alias:
         yield
         return
     inside = connection.in_atomic_block
     with transaction.atomic(using=connection.alias, savepoint=False):
         before = _configure(connection, dict.fromkeys(_OFF, "off"))
-        yield
+        token = _following.set(connection.alias)
+        try:
+            yield
+        finally:
+            _following.reset(token)
         if inside:
             _configure(connection, before)
 
 
 _OFF = ("enable_seqscan", "enable_bitmapscan", "jit")
+# The database in which this is so already.
+_following: ContextVar[str | None] = ContextVar("following", default=None)
 
 
 def _configure(connection: BaseDatabaseWrapper, values: dict[str, str]) -> dict[str, str]:

@@ -213,6 +213,8 @@ def in_words(search: JobSearch) -> list[tuple[str, str]]:
         if (value := getattr(search, name)) not in ("", None)
         or (name == "error_place" and value == "")
     ]
+    if search.status:
+        found[0] = (_("Status"), str(JobStatus(search.status).label))
     if text := search.text_of_box():
         found.append((_("Search"), text))
     return found
