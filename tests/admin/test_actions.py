@@ -10,6 +10,7 @@ from django.utils import timezone
 from durable_tasks import bulk
 from durable_tasks.models import Job
 from durable_tasks.search import JobSearch
+from durable_tasks.testing import run_tasks
 from tests.store.jobs import make_jobs
 
 from .base import AdminTests
@@ -131,6 +132,16 @@ class ActTests(ActionTests):
         self.assertIn("mails", entry.change_message)
         self.assertEqual(entry.object_id, str(job.id))
         self.assertEqual(Job.objects.filter(status="FAILED").count(), 3)
+
+    def test_the_job_that_acts_on_all_does_so_and_shows_it(self):
+        make_jobs(3, status="FAILED", finished_at=timezone.now(), run_at=timezone.now())
+        make_jobs(1, status="CANCELLED", finished_at=timezone.now())
+        self.post("mark", scope="all", search="status=FAILED", confirmed="yes")
+        run_tasks()
+        marked = Job.objects.filter(delete_after__isnull=False, status="FAILED")
+        self.assertEqual(marked.count(), 3)
+        acting = Job.objects.get(task_path="durable_tasks.bulk.act")
+        self.assertContains(self.get("job_change", acting.id), "3 changed, ")
 
     def test_a_link_only_ever_asks(self):
         [job] = make_jobs(status="FAILED", finished_at=timezone.now())
