@@ -10,6 +10,7 @@ from django.utils import timezone
 from durable_tasks import bulk
 from durable_tasks.models import Job
 from durable_tasks.search import JobSearch
+from durable_tasks.testing import run_tasks
 from tests.store.jobs import make_jobs
 
 from .base import AdminTests
@@ -27,7 +28,7 @@ CODENAMES = {
 ARGUMENTS = {"move": "mails", "prioritize": "7"}
 
 
-class ActTests(AdminTests):
+class ActionTests(AdminTests):
     def post(self, action, jobs=(), follow=True, **data):
         data = {"action": action, "_selected_action": [str(job.id) for job in jobs], **data}
         return self.client.post(self.url("job_act"), data, follow=follow)
@@ -41,6 +42,8 @@ class ActTests(AdminTests):
             *make_jobs(2, status="FAILED", finished_at=now),
         ]
 
+
+class ActTests(ActionTests):
     def test_there_is_an_action_for_each_permission(self):
         self.assertEqual(
             {name: action.permission for name, action in bulk.ACTIONS.items()}, CODENAMES
@@ -130,6 +133,16 @@ class ActTests(AdminTests):
         self.assertEqual(entry.object_id, str(job.id))
         self.assertEqual(Job.objects.filter(status="FAILED").count(), 3)
 
+    def test_the_job_that_acts_on_all_does_so_and_shows_it(self):
+        make_jobs(3, status="FAILED", finished_at=timezone.now(), run_at=timezone.now())
+        make_jobs(1, status="CANCELLED", finished_at=timezone.now())
+        self.post("mark", scope="all", search="status=FAILED", confirmed="yes")
+        run_tasks()
+        marked = Job.objects.filter(delete_after__isnull=False, status="FAILED")
+        self.assertEqual(marked.count(), 3)
+        acting = Job.objects.get(task_path="durable_tasks.bulk.act")
+        self.assertContains(self.get("job_change", acting.id), "3 changed, ")
+
     def test_a_link_only_ever_asks(self):
         [job] = make_jobs(status="FAILED", finished_at=timezone.now())
         query = {"action": "retry", "confirmed": "yes", "_selected_action": str(job.id)}
@@ -165,7 +178,7 @@ class ActTests(AdminTests):
         self.assertEqual(response["Location"], url)
 
 
-class PermissionTests(ActTests):
+class PermissionTests(ActionTests):
     def test_each_action_needs_its_own_permission(self):
         for action, codename in CODENAMES.items():
             argument = ARGUMENTS.get(action, "")

@@ -151,7 +151,7 @@ class JobListTests(AdminTests):
     def test_the_number_of_queries_does_not_grow_with_the_jobs(self):
         now = timezone.now()
         counts = []
-        for times in (10, 3000):
+        for times in (50, 1000):
             for status in STATUSES:
                 make_jobs(times // 5, status=status, finished_at=now, worker_id="w")
             counts.append([])
@@ -160,7 +160,7 @@ class JobListTests(AdminTests):
                     self.get("job_changelist", **query)
                 counts[-1].append(len(queries))
         self.assertEqual(counts[0], counts[1])
-        self.assertLessEqual(max(counts[0]), 15)
+        self.assertLessEqual(max(counts[0]), 17)
 
     def test_nothing_is_posted_to_the_list(self):
         response = self.client.post(self.url("job_changelist"), {"action": "delete_selected"})

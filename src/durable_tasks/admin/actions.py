@@ -213,6 +213,8 @@ def in_words(search: JobSearch) -> list[tuple[str, str]]:
         if (value := getattr(search, name)) not in ("", None)
         or (name == "error_place" and value == "")
     ]
+    if search.status:
+        found[0] = (_("Status"), str(JobStatus(search.status).label))
     if text := search.text_of_box():
         found.append((_("Search"), text))
     return found
@@ -253,10 +255,10 @@ def _states(jobs: Any) -> dict[UUID, tuple[Any, ...]]:
 
 
 def _act_on_all(model_admin: "JobAdmin", request: HttpRequest, wanted: Wanted) -> HttpResponse:
-    assert wanted.search is not None
+    search: Any = wanted.search
     user = request.user.get_username()
-    id = bulk.start(wanted.search, wanted.name, wanted.argument, user, jobs_database())
-    words = ", ".join(f"{label}: {value}" for label, value in in_words(wanted.search))
+    id = bulk.start(search, wanted.name, wanted.argument, user, jobs_database())
+    words = ", ".join(f"{label}: {value}" for label, value in in_words(search))
     entry = f"{_message(wanted)}: {words or _('all jobs')}"
     _log_one(request, id, _("All jobs that match"), entry)
     url = reverse(

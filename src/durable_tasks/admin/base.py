@@ -86,14 +86,22 @@ class Moment:
         return f"{day}, {self.local:%H:%M:%S}.{self.local.microsecond // 1000:03}{zone}"
 
     @property
+    def clock(self) -> str:
+        """The time of its day, to the second."""
+        return f"{self.local:%H:%M:%S}"
+
+    @property
+    def day(self) -> str:
+        """Its day; nothing if that is today."""
+        now = timezone.localtime(self.now) if settings.USE_TZ else self.now
+        if self.local.date() == now.date():
+            return ""
+        return formats.date_format(self.local, "j M" if self.local.year == now.year else "j M Y")
+
+    @property
     def short(self) -> str:
         """To the second; with the day unless it is today's."""
-        now = timezone.localtime(self.now) if settings.USE_TZ else self.now
-        time = f"{self.local:%H:%M:%S}"
-        if self.local.date() == now.date():
-            return time
-        style = "MONTH_DAY_FORMAT" if self.local.year == now.year else "SHORT_DATE_FORMAT"
-        return f"{formats.date_format(self.local, style)}, {time}"
+        return f"{self.day}, {self.clock}" if self.day else self.clock
 
     @property
     def ago(self) -> str:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 
+from django.db import connections
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
@@ -16,6 +17,7 @@ from ..redaction import is_secret
 from ..search import JobSearch, Page, SearchError
 from ..state import Count
 from ..statuses import ENDED, JobStatus
+from ..window import by_index
 from .base import Moment, durable_backends, duration, jobs_database
 
 PAGE_SIZE = 50
@@ -123,6 +125,11 @@ def _names_in(value: Any) -> Iterator[str]:
 def context(request: HttpRequest, base_url: str) -> dict[str, Any]:
     """Return what the template of the list shows."""
     using = jobs_database()
+    with by_index(connections[using]):
+        return _context(request, base_url, using)
+
+
+def _context(request: HttpRequest, base_url: str, using: str) -> dict[str, Any]:
     search, error = asked(request)
     page = Page([])
     if not error:
