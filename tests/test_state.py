@@ -255,22 +255,20 @@ class CostTests(StateTestCase):
             return self._steps(work)
         if connection.vendor == "mysql":
             return self._handler_reads(work)
-        statements: list[tuple[str, Any]] = []
+        read = [0]
 
         def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-            statements.append((sql, params))
+            if sql.startswith("SELECT") and TABLE in sql:  # with the plans of this moment
+                with connection.cursor() as cursor:
+                    cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", params)
+                    [plan] = cursor.fetchone()
+                plan = json.loads(plan) if isinstance(plan, str) else plan
+                read[0] += _rows_of(plan[0]["Plan"])
             return execute(sql, params, many, context)
 
         with connection.execute_wrapper(note):
             work()
-        total = 0
-        with connection.cursor() as cursor:
-            for sql, params in statements:
-                cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", params)
-                [plan] = cursor.fetchone()
-                plan = json.loads(plan) if isinstance(plan, str) else plan
-                total += _rows_of(plan[0]["Plan"])
-        return total
+        return read[0]
 
     def _steps(self, work: Callable[[], Any]) -> int:
         steps = [0]
@@ -316,21 +314,44 @@ class CostTests(StateTestCase):
     def test_each_look_reads_no_more_than_its_limit(self) -> None:
         store = store_for(connection)
         names = ["a", "b", "c"]
-        looks: dict[str, Callable[[], Any]] = {
-            "ready": lambda: store.count_ready("default", names, 20),
-            "oldest": lambda: store.oldest_ready("default", names),
-            "scheduled": lambda: store.count_scheduled_by_queue(20),
-            "running": lambda: store.count_running(20),
-            "paused": lambda: store.count_paused(20),
-        }
         self.make_table(1500)
-        for statistics in ("old", "fresh"):
-            if statistics == "fresh":
-                self.analyze()
-            for name, look in looks.items():
-                with self.subTest(name, statistics=statistics):
-                    look()  # what is read once for each connection
-                    self.assertLess(self.rows_read(look), 300)
+        # PostgreSQL would sort all rows where the limit is not much below their number. Elsewhere
+        # steps are counted that are not only rows.
+        limits = ((20, 40), (1000, 1020)) if connection.vendor == "postgresql" else ((20, 300),)
+        for limit, most in limits:
+            looks: dict[str, Callable[[], Any]] = {
+                "oldest": lambda: store.oldest_ready("default", names),
+                "scheduled": lambda: store.count_scheduled_by_queue(limit),  # noqa: B023
+                "running": lambda: store.count_running(limit),  # noqa: B023
+                "paused": lambda: store.count_paused(limit),  # noqa: B023
+                "ready": lambda: store.count_ready("default", names, limit // 3),  # noqa: B023
+            }
+            for statistics in ("old", "fresh"):
+                if statistics == "fresh":
+                    self.analyze()
+                for name, look in looks.items():
+                    with self.subTest(name, limit=limit, statistics=statistics):
+                        look()  # what is read once for each connection
+                        with store.pinned_plans():
+                            rows = self.rows_read(look)
+                        self.assertLess(rows, most)
+
+    def test_what_pins_the_plans_is_gone_afterwards(self) -> None:
+        def setting() -> list[Any]:
+            with connection.cursor() as cursor:
+                cursor.execute("SHOW enable_bitmapscan")
+                return list(cursor.fetchone())
+
+        if connection.vendor != "postgresql":
+            self.skipTest("of PostgreSQL")
+        before = setting()
+        state.queues()
+        self.assertEqual(setting(), before)
+        with transaction.atomic():
+            make_jobs()
+            self.assertEqual(len(state.queues()), 1)
+            self.assertEqual(setting(), before)
+        self.assertEqual(Job.objects.count(), 1)
 
     def test_the_queries_do_not_grow_with_the_jobs(self) -> None:
         counts = set()

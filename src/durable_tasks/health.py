@@ -184,7 +184,8 @@ class _Judge:
             count = 0
             for each in queues:
                 left = most + 1 - count
-                found = self.look.store.count_ready(each.backend_name, [each.name], left)
+                with self.look.store.pinned_plans():
+                    found = self.look.store.count_ready(each.backend_name, [each.name], left)
                 count += found[each.name]
                 if count > most:
                     break

@@ -177,15 +177,18 @@ class Look:
 
     @cached_property
     def _running(self) -> list[tuple[str, str, str, int]]:
-        return self.store.count_running(MOST + 1)
+        with self.store.pinned_plans():
+            return self.store.count_running(MOST + 1)
 
     @cached_property
     def _held(self) -> list[tuple[str, str, str, int]]:
-        return self.store.count_paused(MOST + 1)
+        with self.store.pinned_plans():
+            return self.store.count_paused(MOST + 1)
 
     @cached_property
     def _scheduled(self) -> list[tuple[str, str, datetime, int]]:
-        return self.store.count_scheduled_by_queue(MOST + 1)
+        with self.store.pinned_plans():
+            return self.store.count_scheduled_by_queue(MOST + 1)
 
     @cached_property
     def _pauses(self) -> list[Pause]:
@@ -194,7 +197,8 @@ class Look:
 
     def queues(self) -> list[QueueState]:
         """See ``queues()``."""
-        return [state for alias in self.backends for state in self._queues(alias)]
+        with self.store.pinned_plans():
+            return [state for alias in self.backends for state in self._queues(alias)]
 
     def _queues(self, alias: str) -> Iterator[QueueState]:
         scheduled = _counts(self._scheduled, alias, 1)

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
@@ -30,16 +30,19 @@ class Section:
     rows: list[list[Part]]
     numbers: frozenset[int] = frozenset()
     empty: Part = ("none", "dim")
-    hidden: int = field(default=0)
+    hidden: int = 0
+    # Whether an empty line comes before it.
+    gap: bool = True
 
     @property
     def height(self) -> int:
-        """Lines that it takes, with an empty one before it."""
-        return 2 + (1 + len(self.rows) if self.rows else 0) + (self.hidden > 0)
+        """Lines that it takes."""
+        return 1 + self.gap + (1 + len(self.rows) if self.rows else 0) + (self.hidden > 0)
 
     def lines(self) -> Iterator[list[Part]]:
         """Yield its lines."""
-        yield []
+        if self.gap:
+            yield []
         if not self.rows:
             yield [(f"{self.title}  ", "bold"), self.empty]
             return
@@ -92,13 +95,23 @@ def screen(look: Look, width: int = 200, height: int | None = None) -> list[list
         *_flow([*_now(queues, workers), *_history(look), *_paused(look)], width),
     ]
     sections = [_queues(look, queues), _workers(workers), _late(look), _errors(look)]
-    while height is not None and len(top) + sum(each.height for each in sections) > height:
-        largest = max(sections, key=lambda each: len(each.rows))
-        if len(largest.rows) <= 1:
-            break
-        largest.rows.pop()
-        largest.hidden += 1
+    if height is not None:
+        _fit(sections, height - len(top))
     return [*top, *(line for each in sections for line in each.lines())][:height]
+
+
+def _fit(sections: Sequence[Section], height: int) -> None:
+    """Leave out empty lines, and then rows of whichever has the most, until all fit or none can."""
+    while sum(each.height for each in sections) > height:
+        largest = max(sections, key=lambda each: len(each.rows))
+        if sections[0].gap:
+            for each in sections:
+                each.gap = False
+        elif len(largest.rows) > 1:
+            largest.rows.pop()
+            largest.hidden += 1
+        else:
+            break
 
 
 def _flow(chunks: Sequence[list[Part]], width: int) -> Iterator[list[Part]]:

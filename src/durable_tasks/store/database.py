@@ -81,6 +81,10 @@ class Database(ABC):
         """Return whether notifications are sent, but a pooler keeps them from arriving."""
         return False
 
+    def pinned_plans(self) -> AbstractContextManager[Any]:
+        """Let reading statements keep to their indexes in the block, which may be a transaction."""
+        return nullcontext()
+
     # Time and values
 
     @abstractmethod

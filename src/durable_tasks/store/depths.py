@@ -1,6 +1,7 @@
 """How many jobs wait and run, counted up to a limit: a look costs the same with a million rows.
 
-Each SELECT ends in the order of the index that serves it, or the planner would sort or scan.
+Each SELECT ends in the order of the index that serves it. On a connection that is not the engine's
+own they belong inside ``pinned_plans()``: PostgreSQL else prefers to read and sort all that waits.
 """
 
 from collections.abc import Iterator, Sequence

@@ -8,7 +8,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
-from django.db import OperationalError
+from django.db import OperationalError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
@@ -253,6 +253,24 @@ class PostgreSQLStore(Store):
             f"options, as a pooler such as PgBouncer does: {', '.join(_OFF)} are switched off for "
             "each transaction instead."
         )
+
+    @contextmanager
+    def pinned_plans(self) -> Iterator[None]:
+        """Rolled back, so that nothing of it stays for the project's own statements."""
+        if self.own or self._pins:
+            yield
+            return
+        alias = self.connection.alias
+        self._pins = True
+        try:
+            with transaction.atomic(using=alias):
+                self.rows(_PIN)
+                yield
+                transaction.set_rollback(True, using=alias)
+        finally:
+            self._pins = False
+
+    _pins = False
 
     def vacuum_advice(self) -> tuple[str, str] | None:
         return autovacuum_advice(self)
