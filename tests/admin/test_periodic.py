@@ -89,7 +89,12 @@ class ShowingTests(PeriodicTestCase):
             last_job_ids=ids, last_job_id=ids[1], last_run_at=now
         )
         page = self.get("periodictask_changelist")
-        for text in ("nightly", "at 03:30 on Monday to Friday", "30 3 * * 1-5", "the settings"):
+        for text in (
+            "nightly",
+            "at 03:30 on Monday to Friday",
+            "30 3 * * 1-5",
+            "made in the settings",
+        ):
             self.assertContains(page, text)
         self.assertContains(page, "<rect", count=3)
         self.assertContains(page, "The last 3 runs, 1 failed")
