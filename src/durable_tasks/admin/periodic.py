@@ -41,7 +41,6 @@ class PeriodicTaskAdmin(MachineAdmin):
     }
     form = PeriodicTaskForm
     list_display = ("title", "schedule", "state", "next_run", "last_runs")
-    list_filter = ("enabled", "source")
     search_fields = ("name", "task_path")
     search_help_text = gettext_lazy("Name or task")
     ordering = ("backend_name", "name")
@@ -66,8 +65,8 @@ class PeriodicTaskAdmin(MachineAdmin):
         return self.may(request, "run")
 
     def get_list_filter(self, request: HttpRequest) -> Any:
-        several = len(durable_backends()) > 1
-        return (*self.list_filter, "backend_name") if several else self.list_filter
+        # Its place is dear: the list needs the width.
+        return ("backend_name",) if len(durable_backends()) > 1 else ()
 
     # Columns
 
@@ -94,7 +93,7 @@ class PeriodicTaskAdmin(MachineAdmin):
     @admin.display(description=gettext_lazy("state"))
     def state(self, row: Any) -> SafeString:
         made = _("made in the admin") if _is_ours(row) else _("made in the settings")
-        return format_html('{}<br><span class="dt-quiet dt-nowrap">{}</span>', self.how(row), made)
+        return format_html('{}<br><span class="dt-quiet dt-small">{}</span>', self.how(row), made)
 
     def how(self, row: Any) -> SafeString:
         """Return how it is."""
@@ -119,14 +118,14 @@ class PeriodicTaskAdmin(MachineAdmin):
 
     def last_run(self, row: Any) -> SafeString:
         if row.last_run_at is None:
-            return format_html('<span class="dt-quiet">{}</span>', _("never"))
+            return format_html('<span class="dt-quiet dt-nowrap">{}</span>', _("never"))
         text = ago(row.last_run_at, row.dt_now)
         if row.last_job_id is None:
             return text
         run = row.dt_runs[-1] if row.dt_runs else Run("")
         if not run.status:  # its job is gone
             return text
-        return format_html('<a href="{}">{}</a> {}', self.job_url(run.id), text, run.pill)
+        return format_html('<a href="{}">{}</a>', self.job_url(run.id), text)
 
     @admin.display(description=gettext_lazy("last runs"), ordering="last_run_at")
     def last_runs(self, row: Any) -> SafeString:
