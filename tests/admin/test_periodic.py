@@ -238,6 +238,7 @@ class MakingTests(PeriodicTestCase):
         return PeriodicTask.objects.get()
 
     def test_one_is_made_and_has_its_next_time(self):
+        self.assertNotContains(self.get("periodictask_add"), "null")
         response = self.save(args='[1, "two"]', spec="0 6 * * 1-5", time_zone="Europe/Berlin")
         self.assertContains(response, "was added successfully")
         row = self.made()

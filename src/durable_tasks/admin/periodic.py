@@ -40,7 +40,7 @@ class PeriodicTaskAdmin(MachineAdmin):
         "run": "run_periodictask",
     }
     form = PeriodicTaskForm
-    list_display = ("title", "schedule", "state", "next_run", "last_runs")
+    list_display = ("title", "state", "schedule", "next_run", "last_runs")
     search_fields = ("name", "task_path")
     search_help_text = gettext_lazy("Name or task")
     ordering = ("backend_name", "name")

@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from ..models import Job, Wish, Worker
 from ..state import Count, Look, WorkerState
 from ..wishes import ask
-from .machine import MachineAdmin, ago, jobs_database, length, pill
+from .machine import MachineAdmin, ago, dotted, jobs_database, length, pill
 
 # Jobs that the page of a worker shows.
 MOST_JOBS = 100
@@ -226,7 +226,7 @@ def _now(worker: Any) -> datetime:
     return now
 
 
-def _jobs_of(worker: Worker) -> list[tuple[Job, SafeString | str]]:
+def _jobs_of(worker: Worker) -> list[tuple[Job, SafeString, SafeString | str]]:
     """Return what a worker runs, the longest first; served by durable_job_running."""
     jobs = Job.objects.using(jobs_database()).running().filter(worker_id=worker.id)
     found = list(
@@ -235,6 +235,10 @@ def _jobs_of(worker: Worker) -> list[tuple[Job, SafeString | str]]:
     now = _now(worker)
     found.sort(key=lambda job: job.last_attempted_at or now)
     return [
-        (job, "-" if job.last_attempted_at is None else ago(job.last_attempted_at, now))
+        (
+            job,
+            dotted(job.task_path),
+            "-" if job.last_attempted_at is None else ago(job.last_attempted_at, now),
+        )
         for job in found
     ]
