@@ -89,7 +89,12 @@ class ShowingTests(PeriodicTestCase):
             last_job_ids=ids, last_job_id=ids[1], last_run_at=now
         )
         page = self.get("periodictask_changelist")
-        for text in ("nightly", "at 03:30 on Monday to Friday", "30 3 * * 1-5", "the settings"):
+        for text in (
+            "nightly",
+            "at 03:30 on Monday to Friday",
+            "30 3 * * 1-5",
+            "made in the settings",
+        ):
             self.assertContains(page, text)
         self.assertContains(page, "<rect", count=3)
         self.assertContains(page, "The last 3 runs, 1 failed")
@@ -233,6 +238,7 @@ class MakingTests(PeriodicTestCase):
         return PeriodicTask.objects.get()
 
     def test_one_is_made_and_has_its_next_time(self):
+        self.assertNotContains(self.get("periodictask_add"), "null")
         response = self.save(args='[1, "two"]', spec="0 6 * * 1-5", time_zone="Europe/Berlin")
         self.assertContains(response, "was added successfully")
         row = self.made()

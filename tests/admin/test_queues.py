@@ -56,7 +56,7 @@ class QueuePageTests(AdminTests):
             [str(row.state.ready), str(row.state.scheduled), str(row.state.running)],
             ["2", "1", "1"],
         )
-        self.assertEqual((row.hour, row.workers), (7, 1))
+        self.assertEqual((row.hour.value, row.workers), (7, 1))
         self.assertEqual(row.waiting, "2 h")
         self.assertFalse(row.is_alarming)
         page = self.get("pause_changelist")
@@ -98,7 +98,7 @@ class QueuePageTests(AdminTests):
         self.client.post(self.url("pause_pause"), task)
         page = self.get("pause_changelist")
         self.assertEqual(page.context["known"], {"default": ["tests.app.tasks.add"]})
-        [(state, _)] = page.context["tasks"]
+        [(state, _, _)] = page.context["tasks"]
         self.assertEqual(state.row.task_path, ECHO)
         self.client.post(self.url("pause_resume"), task)
         self.assertFalse(Pause.objects.exists())

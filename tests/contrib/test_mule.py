@@ -10,10 +10,12 @@ from unittest import skipUnless
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.db import router
 from django.test import SimpleTestCase
 
 from durable_tasks.contrib.mule import from_options, settings_from
-from durable_tasks.models import Worker
+from durable_tasks.models import Wish, Worker
+from durable_tasks.wishes import ask
 
 from ..app import tasks
 from ..helpers import WorkerTestCase, ended, eventually, held, let_go
@@ -137,6 +139,17 @@ class MuleTests(WorkerTestCase):
             self.assertEqual(server.wait(), 0)
             self.assert_ended_well(result)
             self.assertFalse(Worker.objects.exists())
+
+    @pytest.mark.any_database
+    def test_a_mule_whose_worker_was_asked_to_stop_is_idle_until_a_reload(self):
+        with self.running("--die-on-term") as (_, server):
+            first = self.ready()
+            ask(["mule-1"], Wish.STOP, router.db_for_write(Worker))
+            server.says("This mule is idle until uWSGI reloads it")
+            self.assertFalse(Worker.objects.exists())
+            server.send_signal(signal.SIGHUP)
+            self.ready(other_than=first)
+            self.assertEqual(server.stop(), 0)
 
     def test_a_mule_that_is_killed_is_replaced_and_its_job_runs_again(self):
         with self.running("--die-on-term") as (_, server):

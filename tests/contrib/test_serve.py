@@ -22,7 +22,7 @@ from durable_tasks.contrib.serve.beside import WorkerBeside
 from durable_tasks.contrib.serve.management.commands import serve
 from durable_tasks.models import Job, Worker
 from durable_tasks.worker.process import process_start
-from durable_tasks.worker.stopping import RENEW
+from durable_tasks.worker.stopping import DISMISSED, RENEW
 
 from ..app import tasks
 from ..app.models import Effect
@@ -254,6 +254,18 @@ class BesideTests(SimpleTestCase):
         ):
             self.began(2)
         self.assertIn("has reached its limit; starting it again", logs.output[0])
+
+    def test_one_that_was_asked_to_stop_is_started_again_by_a_reload_only(self):
+        with (
+            self.assertLogs("durable_tasks") as logs,
+            self.beside(self.ENDS.format(DISMISSED), self.OBEYS) as worker,
+        ):
+            eventually(lambda: logs.output, "it says what happened")
+            self.assertIn("was asked to stop; the site goes on without it", logs.output[0])
+            self.assertEqual(self.lives(), 1)
+            worker.reload()
+            self.began(2)
+        self.assertEqual(self.failed, [])
 
     def test_a_stop_before_the_start_is_no_error(self):
         WorkerBeside(["x"], "w", grace=1, patient=False, on_failure=lambda: None).stop()

@@ -12,8 +12,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpR
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.formats import date_format
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
 from ..models import Job
@@ -27,9 +28,14 @@ class MachineAdmin(ReadOnlyAdmin):
     """
 
     acts: Mapping[str, str] = {}
+    show_full_result_count = True  # these tables are small
 
     class Media:
         css = {"all": ("durable_tasks/base.css", "durable_tasks/machine.css")}
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        title = capfirst(self.opts.verbose_name_plural)
+        return super().changelist_view(request, {"title": title, **(extra_context or {})})
 
     def get_queryset(self, request: HttpRequest) -> "QuerySet[Any]":
         # Not a copy that may lag behind: who has pressed a button wants to see what it did.
@@ -83,6 +89,13 @@ def jobs_database() -> str:
 def pill(kind: str, text: Any) -> SafeString:
     """Return a state; ``kind``: the status whose colour it has."""
     return format_html('<span class="dt-status dt-status--{}">{}</span>', kind, text)
+
+
+def dotted(path: str) -> SafeString:
+    """Return a path of code that is broken at its dots only."""
+    parts = path.split(".")
+    lines = format_html_join("", "{}.<wbr>", ((part,) for part in parts[:-1]))
+    return format_html('<span class="dt-code dt-path">{}{}</span>', lines, parts[-1])
 
 
 def length(seconds: float) -> str:

@@ -25,7 +25,7 @@ from ..timetable import next_time
 from .bars import SHOWN, Run, bars, runs_of
 from .base import as_json
 from .in_words import in_words
-from .machine import MachineAdmin, ago, length, pill, when
+from .machine import MachineAdmin, ago, dotted, length, pill, when
 from .periodic_form import CATCH_UP, OVERLAP, PeriodicTaskForm, schedulable
 
 # Times that the page of a periodic task shows.
@@ -40,8 +40,7 @@ class PeriodicTaskAdmin(MachineAdmin):
         "run": "run_periodictask",
     }
     form = PeriodicTaskForm
-    list_display = ("title", "schedule", "state", "next_run", "last_run", "last_runs", "where")
-    list_filter = ("enabled", "source")
+    list_display = ("title", "state", "schedule", "next_run", "last_runs")
     search_fields = ("name", "task_path")
     search_help_text = gettext_lazy("Name or task")
     ordering = ("backend_name", "name")
@@ -66,8 +65,8 @@ class PeriodicTaskAdmin(MachineAdmin):
         return self.may(request, "run")
 
     def get_list_filter(self, request: HttpRequest) -> Any:
-        several = len(durable_backends()) > 1
-        return (*self.list_filter, "backend_name") if several else self.list_filter
+        # Its place is dear: the list needs the width.
+        return ("backend_name",) if len(durable_backends()) > 1 else ()
 
     # Columns
 
@@ -79,9 +78,9 @@ class PeriodicTaskAdmin(MachineAdmin):
     @admin.display(description=gettext_lazy("name"), ordering="name")
     def title(self, row: PeriodicTask) -> SafeString:
         if row.task_path == row.name:
-            return format_html('<span class="dt-code">{}</span>', row.name)
+            return dotted(row.name)
         return format_html(
-            '{}<br><span class="dt-code dt-quiet">{}</span>', row.name, row.task_path
+            '{}<br><span class="dt-under">{}</span>', row.name, dotted(row.task_path)
         )
 
     @admin.display(description=gettext_lazy("schedule"), ordering="spec")
@@ -93,6 +92,11 @@ class PeriodicTaskAdmin(MachineAdmin):
 
     @admin.display(description=gettext_lazy("state"))
     def state(self, row: Any) -> SafeString:
+        made = _("made in the admin") if _is_ours(row) else _("made in the settings")
+        return format_html('{}<br><span class="dt-quiet dt-small">{}</span>', self.how(row), made)
+
+    def how(self, row: Any) -> SafeString:
+        """Return how it is."""
         if not row.enabled:
             return pill("paused", _("disabled"))
         if row.next_run_at is None:
@@ -112,25 +116,20 @@ class PeriodicTaskAdmin(MachineAdmin):
             _there(row.next_run_at, row.time_zone),
         )
 
-    @admin.display(description=gettext_lazy("last run"), ordering="last_run_at")
     def last_run(self, row: Any) -> SafeString:
         if row.last_run_at is None:
-            return format_html('<span class="dt-quiet">{}</span>', _("never"))
+            return format_html('<span class="dt-quiet dt-nowrap">{}</span>', _("never"))
         text = ago(row.last_run_at, row.dt_now)
         if row.last_job_id is None:
             return text
         run = row.dt_runs[-1] if row.dt_runs else Run("")
         if not run.status:  # its job is gone
             return text
-        return format_html('<a href="{}">{}</a> {}', self.job_url(run.id), text, run.pill)
+        return format_html('<a href="{}">{}</a>', self.job_url(run.id), text)
 
-    @admin.display(description=gettext_lazy("last runs"))
+    @admin.display(description=gettext_lazy("last runs"), ordering="last_run_at")
     def last_runs(self, row: Any) -> SafeString:
-        return bars(row.dt_runs)
-
-    @admin.display(description=gettext_lazy("made in"), ordering="source")
-    def where(self, row: PeriodicTask) -> str:
-        return _("the admin") if _is_ours(row) else _("the settings")
+        return format_html("{}{}", bars(row.dt_runs) if row.dt_runs else "", self.last_run(row))
 
     def job_url(self, id: Any) -> str:
         return reverse(f"{self.admin_site.name}:durable_tasks_job_change", args=[id])
@@ -164,7 +163,7 @@ class PeriodicTaskAdmin(MachineAdmin):
         runs = [(run, self.job_url(run.id)) for run in reversed(row.dt_runs)]
         return {
             "row": row,
-            "state": self.state(row),
+            "state": self.how(row),
             "buttons": buttons,
             "times": times,
             "problem": problem,
@@ -173,7 +172,7 @@ class PeriodicTaskAdmin(MachineAdmin):
             "all_jobs": f"{job_list}?{urlencode({'schedule': row.name})}",
             "from_settings": not _is_ours(row),
             "facts": [
-                (_("Task"), format_html('<span class="dt-code">{}</span>', row.task_path)),
+                (_("Task"), dotted(row.task_path)),
                 (_("Schedule"), self.schedule(row)),
                 (_("Time zone"), row.time_zone or "-"),
                 (_("Queue"), row.queue_name),

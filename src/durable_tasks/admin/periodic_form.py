@@ -127,6 +127,9 @@ class PeriodicTaskForm(forms.ModelForm):  # type: ignore[type-arg]
         if len(schedulable()) == 1:
             self.fields["backend_name"].widget = forms.HiddenInput()
             self.initial.setdefault("backend_name", next(iter(schedulable())))
+        for name, nothing in (("args", []), ("kwargs", {})):
+            if self.initial.get(name) is None:
+                self.initial[name] = nothing
         if self.instance.pk is not None:
             self.fields["backend_name"].disabled = True
 
@@ -142,13 +145,7 @@ class PeriodicTaskForm(forms.ModelForm):  # type: ignore[type-arg]
             return data
         self._check_name(alias, data.get("name"))
         self._check_schedule(alias, data)
-        data["args"], data["kwargs"] = data.get("args") or [], data.get("kwargs") or {}
-        for name, kind, what in (
-            ("args", list, _("This must be a JSON list.")),
-            ("kwargs", dict, _("This must be a JSON object.")),
-        ):
-            if name not in self.errors and not isinstance(data[name], kind):
-                self.add_error(name, what)
+        self._check_arguments(data)
         try:
             task = find_task(path)
         except Exception as error:
@@ -163,6 +160,15 @@ class PeriodicTaskForm(forms.ModelForm):  # type: ignore[type-arg]
         if not self.errors:
             self._make(data)
         return data
+
+    def _check_arguments(self, data: dict[str, Any]) -> None:
+        data["args"], data["kwargs"] = data.get("args") or [], data.get("kwargs") or {}
+        for name, kind, what in (
+            ("args", list, _("This must be a JSON list.")),
+            ("kwargs", dict, _("This must be a JSON object.")),
+        ):
+            if name not in self.errors and not isinstance(data[name], kind):
+                self.add_error(name, what)
 
     def _check_name(self, alias: str, name: str | None) -> None:
         if not name:

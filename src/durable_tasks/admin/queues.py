@@ -16,8 +16,8 @@ from django.utils.translation import gettext as _
 
 from .. import pauses
 from ..models import Pause, Statistic
-from ..state import Look, PauseState, QueueState, WorkerState
-from .machine import MachineAdmin, ago, jobs_database, length
+from ..state import Count, Look, PauseState, QueueState, WorkerState
+from .machine import MachineAdmin, ago, dotted, jobs_database, length
 
 # Seconds for which throughput is counted, in whole periods of a minute.
 HOUR, MINUTE = 3600, 60
@@ -32,7 +32,7 @@ class Row:
     """One queue as the page has it; ``links``: to the lists of its jobs, by status."""
 
     state: QueueState
-    hour: int
+    hour: Count
     workers: int
     waiting: str
     since: SafeString | str
@@ -74,7 +74,10 @@ class QueueAdmin(MachineAdmin):
             "opts": self.opts,
             "media": self.media,
             "backends": self._rows_by_backend(look),
-            "tasks": [(state, ago(state.row.paused_at, look.at)) for state in tasks],
+            "tasks": [
+                (state, dotted(state.row.task_path), ago(state.row.paused_at, look.at))
+                for state in tasks
+            ],
             "known": _known_tasks(look, tasks) if may_pause else {},
             "may_pause": may_pause,
             "may_resume": may_resume,
@@ -110,7 +113,7 @@ class QueueAdmin(MachineAdmin):
         }
         return Row(
             state,
-            hour,
+            Count(hour),
             serving,
             waiting="" if state.oldest_due is None else length(int(state.waiting)),
             since="" if state.paused_at is None else ago(state.paused_at, look.at),

@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from ..models import Job, Wish, Worker
 from ..state import Count, Look, WorkerState
 from ..wishes import ask
-from .machine import MachineAdmin, ago, jobs_database, length, pill
+from .machine import MachineAdmin, ago, dotted, jobs_database, length, pill
 
 # Jobs that the page of a worker shows.
 MOST_JOBS = 100
@@ -27,8 +27,8 @@ MOST_JOBS = 100
 class WorkerAdmin(MachineAdmin):
     acts = {"drain": "drain_worker", "go_on": "drain_worker", "stop": "stop_worker"}
     list_display = (
-        *("id", "state", "seen", "serves", "slots", "running", "memory_used", "process"),
-        *("version", "started"),
+        *("name", "state", "seen", "serves", "slots", "running", "memory_used", "version"),
+        "started",
     )
     search_fields = ("id", "host")
     search_help_text = gettext_lazy("Worker id or host")
@@ -45,6 +45,11 @@ class WorkerAdmin(MachineAdmin):
         return changes
 
     # Columns
+
+    @admin.display(description=gettext_lazy("worker"), ordering="id")
+    def name(self, worker: Worker) -> SafeString:
+        process = self.process(worker)
+        return format_html('{}<br><span class="dt-under">{}</span>', worker.id, process)
 
     @admin.display(description=gettext_lazy("state"))
     def state(self, worker: Worker) -> SafeString:
@@ -79,10 +84,9 @@ class WorkerAdmin(MachineAdmin):
         size = "-" if worker.memory is None else filesizeformat(worker.memory)
         return format_html('<span class="dt-nowrap">{}</span>', size)
 
-    @admin.display(description=gettext_lazy("process"), ordering="host")
     def process(self, worker: Worker) -> SafeString:
         return format_html(
-            '<span title="{}">{}</span> <span class="dt-quiet dt-nowrap">{}</span>',
+            '<span title="{}">{}</span> · {}',
             *(worker.host, worker.host.partition(":")[0], worker.pid),
         )
 
@@ -108,8 +112,7 @@ class WorkerAdmin(MachineAdmin):
             (_("Slots"), self.slots(worker)),
             (_("Memory"), self.memory_used(worker)),
             (_("Version"), worker.version or "-"),
-            (_("Host"), worker.host),
-            (_("Process id"), str(worker.pid)),
+            (_("Host and process"), self.process(worker)),
             (_("Backend"), worker.backend_name),
         ]
         context.update(
@@ -223,7 +226,7 @@ def _now(worker: Any) -> datetime:
     return now
 
 
-def _jobs_of(worker: Worker) -> list[tuple[Job, SafeString | str]]:
+def _jobs_of(worker: Worker) -> list[tuple[Job, SafeString, SafeString | str]]:
     """Return what a worker runs, the longest first; served by durable_job_running."""
     jobs = Job.objects.using(jobs_database()).running().filter(worker_id=worker.id)
     found = list(
@@ -232,6 +235,10 @@ def _jobs_of(worker: Worker) -> list[tuple[Job, SafeString | str]]:
     now = _now(worker)
     found.sort(key=lambda job: job.last_attempted_at or now)
     return [
-        (job, "-" if job.last_attempted_at is None else ago(job.last_attempted_at, now))
+        (
+            job,
+            dotted(job.task_path),
+            "-" if job.last_attempted_at is None else ago(job.last_attempted_at, now),
+        )
         for job in found
     ]
