@@ -14,7 +14,8 @@ from durable_tasks import metrics
 from durable_tasks.histogram import bucket
 from durable_tasks.models import Statistic
 
-from .helpers import tasks_setting
+from .app import tasks
+from .helpers import run_worker, tasks_setting
 from .store.jobs import make_jobs, make_running
 from .test_state import BACKEND, StateTestCase, ago, make_schedule, make_worker, pause
 
@@ -184,6 +185,22 @@ class FigureTests(StateTestCase):
                 [delay] = self.histograms(families["durable_tasks_wait_seconds"], {})
                 self.assertEqual(dict(delay)["0.001"], 6)
                 self.assertEqual(dict(delay)["+Inf"], 14)
+
+    def test_what_real_workers_ran_is_counted_for_all_time(self) -> None:
+        for round in (1, 2):
+            tasks.add.enqueue(1, 2)
+            tasks.fail.enqueue()
+            run_worker()
+            # As once they are too old.
+            Statistic.objects.filter(period__gt=0).delete()
+            families = self.families()
+            counts = self.values(families["durable_tasks_runs"], "task", "outcome")
+            self.assertEqual(counts["tests.app.tasks.add", "successful"], round)
+            self.assertEqual(counts["tests.app.tasks.fail", "failed"], round)
+            [times] = self.histograms(
+                families["durable_tasks_run_seconds"], {"task": "tests.app.tasks.add"}
+            )
+            self.assertEqual(times[-1], ("+Inf", round))
 
     def histograms(self, family: Any, labels: dict[str, str]) -> Iterator[list[tuple[str, float]]]:
         """Yield the buckets of each histogram with these labels; what they promise is asserted."""

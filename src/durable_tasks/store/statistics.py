@@ -24,6 +24,8 @@ BATCH = 50
 DELETED, MOST_DELETIONS = 500, 4
 # Seconds of a period, and seconds for which its rows stay.
 KEPT = {60: 3 * 3600, 600: 3 * 86400, 3600: 30 * 86400}
+# The period of the sums of all time, which begin at 0 and stay: counters for monitoring never fall.
+ALL_TIME = 0
 # For how long groups of errors stay, and seconds for which their hours do.
 ERRORS_KEPT, HOURS_KEPT = timedelta(days=30), 8 * 86400
 # The counts of READY jobs in a queue, and of SCHEDULED jobs in all, stop here.

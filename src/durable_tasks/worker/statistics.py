@@ -16,6 +16,7 @@ from ..results import storable
 from ..statuses import JobStatus
 from ..store import Finish, Store
 from ..store.statistics import (
+    ALL_TIME,
     KEPT,
     Count,
     ErrorKey,
@@ -210,9 +211,10 @@ class Statistics:
         add_counts(store, self._counts, self._groups)
 
     def _put(self, at: int, queue_name: str, task_path: str, count: Count) -> None:
-        """Have a count added to the row of each length of period."""
-        for period in KEPT:
-            begins = at // period * period
+        """Have a count added to the row of each length of period, and of all time."""
+        # What was there at once has no sum.
+        for period in (*KEPT, ALL_TIME) if task_path else KEPT:
+            begins = at // period * period if period else 0
             key = StatisticKey(self._backend_name, period, begins, queue_name, task_path)
             self._counts.setdefault(key, Count()).add(count)
 
