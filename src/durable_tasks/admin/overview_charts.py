@@ -74,7 +74,7 @@ def _outcomes(found: Series, sums: Totals) -> dict[str, Any]:
 
 
 def _depth(found: Series) -> dict[str, Any]:
-    labels = {"ready": _("Ready"), "scheduled": _("Scheduled"), "running": _("Running")}
+    labels = {"ready": _("Ready"), "scheduled": _("Scheduled"), "running": _("Running (right)")}
     drawn = []
     for name, label in labels.items():
         values = [None if point is None else _depth_of(point, name) for point in found.points]
