@@ -11,7 +11,7 @@ from django.test import TestCase
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from durable_tasks import history
+from durable_tasks import history, tallies
 from durable_tasks.histogram import bucket
 from durable_tasks.models import ErrorGroup, Statistic
 
@@ -52,7 +52,7 @@ class SeriesTests(TestCase):
     databases = {"default", "other"}
 
     def setUp(self):
-        self.enterContext(mock.patch.dict(history._kept, clear=True))
+        self.enterContext(mock.patch.dict(tallies.kept_sums, clear=True))
 
     def counts(self, range="1h", now=NOW, **which):
         found = history.series(range, now=now, **which)
@@ -137,7 +137,7 @@ class SeriesTests(TestCase):
             ({"queue": "mails"}, 110),
             ({"task": "shop.a"}, 11),
             ({"queue": "mails", "task": "shop.b"}, 100),
-            ({"queue": "nowhere"}, None),
+            ({"queue": "nowhere"}, 0),
             ({"using": "other"}, 10_000),
         ):
             with self.subTest(which):
@@ -145,25 +145,38 @@ class SeriesTests(TestCase):
         paths = history.task_paths("1h", queue="mails", now=NOW)
         self.assertEqual(paths, {"shop.a", "shop.b"})
 
+    def test_what_is_asked_for_was_idle_where_workers_wrote_of_others(self):
+        row(NOW - 600, "shop.a", queue="mails", successful=1)
+        row(NOW - 540, "", ready=3)
+        for which, ready in (({"queue": "mails"}, 0), ({"task": "shop.a"}, None)):
+            with self.subTest(which):
+                found = history.series("1h", now=NOW, **which)
+                points = dict(zip(found.begins, found.points, strict=True))
+                self.assertEqual(points[NOW - 600].totals.successful, 1)
+                self.assertEqual(
+                    points[NOW - 540], history.Point(ready=ready, scheduled=ready, running=ready)
+                )
+                self.assertIsNone(points[NOW - 480])
+
     def test_what_is_kept_moves_on_with_time_and_says_the_same(self):
         for back in range(-20, 80):
             row(NOW - back * 60, f"shop.{back % 3}", successful=back + 21, runs={back + 30: 1})
             row(NOW - back * 60, "", ready=back + 21)
         for now in (NOW, NOW + 60, NOW + 66, NOW + 600, NOW + 1200, NOW - 60):
-            with self.subTest(now=now), mock.patch.object(history, "MANY", 1):
+            with self.subTest(now=now), mock.patch.object(tallies, "MANY", 1):
                 kept = history.series("1h", now=now)
-                self.assertTrue(history._kept)
-            with mock.patch.dict(history._kept, clear=True):
+                self.assertTrue(tallies.kept_sums)
+            with mock.patch.dict(tallies.kept_sums, clear=True):
                 self.assertEqual(kept, history.series("1h", now=now))
 
     def test_periods_that_are_over_are_read_once_where_there_are_many(self):
         for back in range(60):
             row(NOW - back * 60, successful=1)
-        with mock.patch.object(history, "MANY", 1):
+        with mock.patch.object(tallies, "MANY", 1):
             before = self.counts()
             Statistic.objects.filter(begins__lt=NOW - 180).delete()
             self.assertEqual(self.counts(), before)
-            with mock.patch.object(history, "KEPT", -1.0):
+            with mock.patch.object(tallies, "KEPT", -1.0):
                 self.assertEqual(len(self.counts()), 2)
 
     def test_few_rows_are_read_anew(self):

@@ -19,7 +19,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import path, reverse
 from django.utils import timezone
 
-from durable_tasks import clock, history
+from durable_tasks import clock, tallies
 from durable_tasks.admin import figures, overview_tables
 from durable_tasks.admin.jobs import JobAdmin
 from durable_tasks.histogram import bucket
@@ -120,7 +120,7 @@ class OverviewTests(TestCase):
     def setUp(self):
         self.client.force_login(self.boss)
         self.enterContext(mock.patch.object(clock, "source", return_value=NOW))
-        self.enterContext(mock.patch.dict(history._kept, clear=True))
+        self.enterContext(mock.patch.dict(tallies.kept_sums, clear=True))
 
     def allow(self, *codenames):
         self.staff.user_permissions.set(Permission.objects.filter(codename__in=codenames))

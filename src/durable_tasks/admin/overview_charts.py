@@ -19,7 +19,7 @@ def charts(found: Series, *, by_task: bool) -> list[dict[str, Any]]:
     """
     sums = found.totals()
     drawn = [
-        _outcomes(found, sums, by_task=by_task),
+        _outcomes(found, sums),
         _times(
             "waits",
             _("Wait before the start"),
@@ -40,7 +40,7 @@ def charts(found: Series, *, by_task: bool) -> list[dict[str, Any]]:
     return drawn if by_task else [drawn[0], _depth(found), *drawn[1:]]
 
 
-def _outcomes(found: Series, sums: Totals, *, by_task: bool) -> dict[str, Any]:
+def _outcomes(found: Series, sums: Totals) -> dict[str, Any]:
     labels = {
         "failed": _("Failed"),
         "lost": _("Lost"),
@@ -48,8 +48,6 @@ def _outcomes(found: Series, sums: Totals, *, by_task: bool) -> dict[str, Any]:
         "cancelled": _("Cancelled"),
         "successful": _("Successful"),
     }
-    # Where no worker wrote anything nobody knows; for one task that is just no run.
-    unknown = 0.0 if by_task else None
     return {
         "key": "outcomes",
         "kind": "stack",
@@ -65,7 +63,7 @@ def _outcomes(found: Series, sums: Totals, *, by_task: bool) -> dict[str, Any]:
                 "label": labels[name],
                 "text": short(getattr(sums, name)),
                 "values": [
-                    unknown if point is None else _round(getattr(point.totals, name) * 60 / covered)
+                    None if point is None else _round(getattr(point.totals, name) * 60 / covered)
                     for point, covered in zip(found.points, found.covered, strict=True)
                 ],
             }
@@ -76,7 +74,7 @@ def _outcomes(found: Series, sums: Totals, *, by_task: bool) -> dict[str, Any]:
 
 
 def _depth(found: Series) -> dict[str, Any]:
-    labels = {"ready": _("Ready"), "scheduled": _("Scheduled"), "running": _("Running")}
+    labels = {"ready": _("Ready"), "scheduled": _("Scheduled"), "running": _("Running (right)")}
     drawn = []
     for name, label in labels.items():
         values = [None if point is None else _depth_of(point, name) for point in found.points]

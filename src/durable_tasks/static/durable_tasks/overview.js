@@ -26,6 +26,7 @@
   }
 
   // Let an element look as a new one, changing only what differs: what is focused or selected stays.
+  // An element holds text or elements, never both.
   function morph(old, fresh) {
     for (const {name} of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
     for (const {name, value} of fresh.attributes) {
@@ -63,7 +64,7 @@
     return make("li", {
       class: each.level ? `dt-tile dt-tile--${each.level}` : "dt-tile",
       "data-key": each.key, title: each.title,
-    }, link(each.href, each.label), make("strong", null, each.value, make("small", null, each.unit)),
+    }, link(each.href, each.label), make("strong", null, make("span", null, each.value), make("small", null, each.unit)),
     make("em", null, each.note));
   }
 
