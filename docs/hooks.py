@@ -22,6 +22,8 @@ SOURCES = {page: path for path, page in PAGES.items()}
 HIDDEN = re.compile(r"^<!--.*?-->\n", re.M | re.S)
 # "python before" and the like: what tests are told about a block is no language.
 FENCE = re.compile(r"^( *```\w+) .+$", re.M)
+# A page's list of its own headings: the site shows one beside each page.
+CONTENTS = re.compile(r"(^- \[[^\]]+\]\(#[^)]+\)\n){3,}\n?", re.M)
 # Drawing it would need a script from elsewhere.
 DIAGRAM = re.compile(r"^```mermaid$.*?^```$", re.M | re.S)
 INSTEAD = "The moves are in the table of [statuses](../reference/statuses.md)."
@@ -39,7 +41,8 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, page, config, files):
     """Let links lead to the same files from the page's place on the site."""
-    markdown = DIAGRAM.sub(INSTEAD, FENCE.sub(r"\1", HIDDEN.sub("", markdown)))
+    markdown = FENCE.sub(r"\1", CONTENTS.sub("", HIDDEN.sub("", markdown)))
+    markdown = DIAGRAM.sub(INSTEAD, markdown)
     return moved(markdown, page.file.src_uri)
 
 

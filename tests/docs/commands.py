@@ -66,8 +66,8 @@ def manage(arguments, *, run):
     for word in arguments:
         # The parser would take the beginning of a name as well.
         assert not word.startswith("--") or word.partition("=")[0] in parser._option_string_actions
-    if not run or name in NOT_RUN:
-        return
+    if not run or name in NOT_RUN or "--deploy" in arguments:
+        return  # the project of the tests is not to be deployed
     if name == "db_worker":
         # In this process, whose signals are not the worker's, and until nothing is left.
         once = {"batch": True, "startup_delay": False}

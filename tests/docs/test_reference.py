@@ -19,7 +19,7 @@ from django.test import SimpleTestCase, TestCase
 import durable_tasks
 from durable_tasks import exceptions, models, testing
 from durable_tasks.compat import Task
-from durable_tasks.options import Options
+from durable_tasks.options import SECRETS, Options
 from durable_tasks.statuses import MOVES, JobStatus
 from durable_tasks.tasks import DurableTask
 
@@ -81,6 +81,10 @@ class OptionTests(SimpleTestCase):
     def test_each_option_of_a_backend(self):
         known = [field.name for field in fields(Options) if field.name != "where"]
         self.assertCountEqual(first_cells(section(page("options.md"), "Of a backend")), known)
+
+    def test_the_names_of_secrets(self):
+        text = (DOCS / "how-to" / "secure-admin.md").read_text()
+        self.assertEqual([each for each in SECRETS if f"`{each}`" not in text], [])
 
     def test_each_argument_of_the_decorator(self):
         known = {field.name for field in fields(DurableTask)} - {each.name for each in fields(Task)}
