@@ -226,7 +226,7 @@ SELECT COALESCE(SUM(pg_stat_get_xact_tuples_returned(c.oid)), 0),
 FROM pg_class c WHERE c.relkind IN ('r', 'i') AND c.relname LIKE 'durable%%'
 """
 # SQLite: steps of its machine between two calls of the counter.
-STEPS = 100
+STEPS = 1_000
 
 
 class Reads:

@@ -52,8 +52,9 @@ class FlatTests(TransactionTestCase):
 
     def measure(self):
         reads = {}
-        for name, work in self.works().items():
-            work()  # what is kept in memory is there
+        works = self.works()
+        next(iter(works.values()))()  # what is kept in memory is there
+        for name, work in works.items():
             with million.reading() as read:
                 work()
             reads[name] = read.rows
