@@ -23,7 +23,7 @@ QUEUES = million.QUEUES[:2]
 # What a page may read more than before: the depth of an index grows by a level.
 MORE, SOME = 1.1, 2_000
 # Rows that a page may read at all: a few windows. Of SQLite: steps, some dozens for a row.
-MOST = {"postgresql": 100_000, "mysql": 100_000, "sqlite": 3_000_000}
+MOST = {"postgresql": 100_000, "mysql": 250_000, "sqlite": 3_000_000}
 
 
 @pytest.mark.any_version
@@ -34,7 +34,7 @@ class FlatTests(TransactionTestCase):
 
     def works(self):
         """What is measured: a name, and what to do."""
-        pages = {**million.pages(), **self.job_pages}
+        pages = {**million.pages(), **self.job_pages, **million.deep_pages(self.client)}
         works = {name: (lambda path=path: self.get(path)) for name, path in pages.items()}
         for command in million.COMMANDS:
             works[command[0]] = lambda command=command: self.call(*command)
