@@ -185,7 +185,7 @@ def pages() -> dict[str, str]:
 
     return {
         "overview": reverse("admin:app_list", args=["durable_tasks"]),
-        "overview, a refresh": reverse("admin:durable_tasks_statistic_overview"),
+        "overview, a refresh": reverse("admin:durable_tasks_overview"),
         "jobs": jobs(),
         **{f"jobs, {status}": jobs(status=status) for status in MILLION},
         "jobs of a queue": jobs(queue_name=QUEUES[-1]),

@@ -2,13 +2,15 @@
 
 import os
 from contextlib import suppress
+from importlib.util import find_spec
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.db import connection
-from django.test import TransactionTestCase
+from django.test import RequestFactory, TransactionTestCase
 
+from durable_tasks import metrics
 from durable_tasks.models import Job
 
 from .. import million
@@ -38,6 +40,10 @@ class FlatTests(TransactionTestCase):
         works = {name: (lambda path=path: self.get(path)) for name, path in pages.items()}
         for command in million.COMMANDS:
             works[command[0]] = lambda command=command: self.call(*command)
+        if find_spec("prometheus_client"):
+            scrape = metrics.view(token="secret")
+            request = RequestFactory().get("/", headers={"authorization": "Bearer secret"})
+            works["metrics"] = lambda: self.assertEqual(scrape(request).status_code, 200)
         return works
 
     def get(self, path):
