@@ -223,15 +223,15 @@ def deep_pages(client: Any) -> dict[str, str]:
     """Return the paths of the pages that one comes to by going on a few times."""
     path = reverse("admin:durable_tasks_job_changelist")
     found = {}
-    for query in ("", "?status=FAILED", "?status=READY"):
+    for query in ("", "?status=READY"):
         here = path + query
-        for _ in range(3):
+        for _ in range(2):
             text = client.get(here).content.decode()
             link = re.search(r'rel="next" href="([^"]+)"', text)
             if link is None:
                 break
             here = urljoin(here, html.unescape(link[1]))
-        found[f"jobs{query.replace('?status=', ', ')}, page 4"] = here
+        found[f"jobs{query.replace('?status=', ', ')}, page 3"] = here
     return found
 
 
