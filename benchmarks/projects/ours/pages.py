@@ -35,6 +35,8 @@ urlpatterns = [
     path("metrics/", metrics.view(token=TOKEN)),
 ]
 
+# More than a page of the list shows: pages of different length can't be compared.
+PAGE = 60
 # The databases, in the order of the command line.
 ALIASES = ("default", "large")
 
@@ -68,6 +70,12 @@ def main(small: int, large: int, rounds: int) -> dict[str, Any]:
                 if turn:
                     times[alias].append(round((time.perf_counter() - began) * 1000, 3))
     return {"seconds_to_fill": round(filled, 1), "pages": took}
+
+
+def sizes_of(rows: int) -> dict[str, int]:
+    """Return how many jobs of each status are so many in all: at least a page of each."""
+    sizes = {name: max(PAGE, share * rows // 1_000_000) for name, share in million.MILLION.items()}
+    return sizes | {"SUCCESSFUL": sizes["SUCCESSFUL"] + rows - sum(sizes.values())}
 
 
 def works_of(alias: str) -> Mapping[str, Callable[[], None]]:
