@@ -3,12 +3,14 @@
 Used by tests/admin/test_flat.py and by the benchmark ``pages``.
 """
 
+import html
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urljoin
 
 from django.conf import settings
 from django.db import connections, transaction
@@ -181,8 +183,9 @@ def pages() -> dict[str, str]:
         path = reverse("admin:durable_tasks_job_changelist")
         return f"{path}?{urlencode(query)}" if query else path
 
-    found = {
+    return {
         "overview": reverse("admin:app_list", args=["durable_tasks"]),
+        "overview, a refresh": reverse("admin:durable_tasks_overview"),
         "jobs": jobs(),
         **{f"jobs, {status}": jobs(status=status) for status in MILLION},
         "jobs of a queue": jobs(queue_name=QUEUES[-1]),
@@ -196,15 +199,14 @@ def pages() -> dict[str, str]:
         "jobs by a part of the path": jobs(q="task_k"),
         "jobs of a worker": jobs(worker_id=WORKER),
         "jobs of a schedule": jobs(schedule="nightly"),
-        "jobs of a week ago": jobs(
-            since=(timezone.now() - timedelta(days=8)).isoformat(),
-            until=(timezone.now() - timedelta(days=7)).isoformat(),
+        "jobs of a month ago": jobs(
+            since=(timezone.now() - timedelta(days=31)).isoformat(),
+            until=(timezone.now() - timedelta(days=29)).isoformat(),
         ),
         "workers": reverse("admin:durable_tasks_worker_changelist"),
         "periodic tasks": reverse("admin:durable_tasks_periodictask_changelist"),
         "queues": reverse("admin:durable_tasks_pause_changelist"),
     }
-    return found
 
 
 def job_pages(using: str = "default") -> dict[str, str]:
@@ -217,6 +219,22 @@ def job_pages(using: str = "default") -> dict[str, str]:
     return found
 
 
+def deep_pages(client: Any) -> dict[str, str]:
+    """Return the paths of the pages that one comes to by going on a few times."""
+    path = reverse("admin:durable_tasks_job_changelist")
+    found = {}
+    for query in ("", "?status=READY"):
+        here = path + query
+        for _ in range(2):
+            text = client.get(here).content.decode()
+            link = re.search(r'rel="next" href="([^"]+)"', text)
+            if link is None:
+                break
+            here = urljoin(here, html.unescape(link[1]))
+        found[f"jobs{query.replace('?status=', ', ')}, page 3"] = here
+    return found
+
+
 # What is read -----------------------------------------------------------------------------------
 
 # Entries of indexes and rows of tables, of all tables of ours and all that is theirs.
@@ -226,7 +244,7 @@ SELECT COALESCE(SUM(pg_stat_get_xact_tuples_returned(c.oid)), 0),
 FROM pg_class c WHERE c.relkind IN ('r', 'i') AND c.relname LIKE 'durable%%'
 """
 # SQLite: steps of its machine between two calls of the counter.
-STEPS = 100
+STEPS = 1_000
 
 
 class Reads:

@@ -2,13 +2,15 @@
 
 import os
 from contextlib import suppress
+from importlib.util import find_spec
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.db import connection
-from django.test import TransactionTestCase
+from django.test import RequestFactory, TransactionTestCase
 
+from durable_tasks import metrics
 from durable_tasks.models import Job
 
 from .. import million
@@ -23,7 +25,7 @@ QUEUES = million.QUEUES[:2]
 # What a page may read more than before: the depth of an index grows by a level.
 MORE, SOME = 1.1, 2_000
 # Rows that a page may read at all: a few windows. Of SQLite: steps, some dozens for a row.
-MOST = {"postgresql": 100_000, "mysql": 100_000, "sqlite": 3_000_000}
+MOST = {"postgresql": 100_000, "mysql": 250_000, "sqlite": 3_000_000}
 
 
 @pytest.mark.any_version
@@ -34,10 +36,14 @@ class FlatTests(TransactionTestCase):
 
     def works(self):
         """What is measured: a name, and what to do."""
-        pages = {**million.pages(), **self.job_pages}
+        pages = {**million.pages(), **self.job_pages, **million.deep_pages(self.client)}
         works = {name: (lambda path=path: self.get(path)) for name, path in pages.items()}
         for command in million.COMMANDS:
             works[command[0]] = lambda command=command: self.call(*command)
+        if find_spec("prometheus_client"):
+            scrape = metrics.view(token="secret")
+            request = RequestFactory().get("/", headers={"authorization": "Bearer secret"})
+            works["metrics"] = lambda: self.assertEqual(scrape(request).status_code, 200)
         return works
 
     def get(self, path):
@@ -52,8 +58,9 @@ class FlatTests(TransactionTestCase):
 
     def measure(self):
         reads = {}
-        for name, work in self.works().items():
-            work()  # what is kept in memory is there
+        works = self.works()
+        next(iter(works.values()))()  # what is kept in memory is there
+        for name, work in works.items():
             with million.reading() as read:
                 work()
             reads[name] = read.rows

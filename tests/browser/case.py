@@ -12,6 +12,8 @@ from django.contrib.staticfiles.testing import StaticLiveServerTestCase
 from django.test import override_settings
 from django.urls import reverse
 
+from ..helpers import tasks_setting
+
 LOOK_AT_PAGES = (Path(__file__).parent / "look.js").read_text()
 
 POLICY = "default-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
@@ -50,7 +52,10 @@ LOOKS = (DESKTOP, PHONE, DARK, DARK_PHONE)
 
 @pytest.mark.any_database
 @pytest.mark.any_version
-@override_settings(MIDDLEWARE=["tests.browser.case.with_policy", *settings.MIDDLEWARE])
+@override_settings(
+    MIDDLEWARE=["tests.browser.case.with_policy", *settings.MIDDLEWARE],
+    TASKS=tasks_setting(schedulable=["tests.app.tasks.add", "tests.app.tasks.echo"]),
+)
 class BrowserTestCase(StaticLiveServerTestCase):
     """Tests in Chromium, beside a real server.
 

@@ -12,7 +12,7 @@ from django.urls import reverse
 from durable_tasks.models import Job, PeriodicTask
 
 from .case import DARK, DESKTOP, LOOKS, PHONE, BrowserTestCase, show, url
-from .life import make_life
+from .life import beat, make_life
 
 SCREENSHOTS = os.environ.get("DURABLE_TASKS_SCREENSHOTS", "")
 PICTURES = {
@@ -70,6 +70,7 @@ class PageTests(BrowserTestCase):
     def test_each_page_fits_and_can_be_read_and_named(self) -> None:
         page = self.open()
         for name, path in self.pages.items():
+            beat()
             page.goto(path)
             for look in LOOKS:
                 with self.subTest(page=name, look=str(look)):
