@@ -58,12 +58,12 @@ AWAY_ERROR = Error(
 COUNT = Kind("shop.tasks.count_stock", "warehouse", 60, 0.08, args=(), returns="41 to pack")
 REPORT = Kind("shop.reports.sales_report", "reports", 12, 1.4, args=(), returns="7,310 euros")
 KINDS = (
-    Kind("shop.tasks.confirm_order", "default", 420, 0.045, returns="sent to ada@example.com"),
-    Kind("shop.tasks.pack_order", "warehouse", 420, 0.012, returns="packed, attempt 1"),
+    Kind("shop.tasks.confirm_order", "default", 2200, 0.045, returns="sent to ada@example.com"),
+    Kind("shop.tasks.pack_order", "warehouse", 2200, 0.012, returns="packed, attempt 1"),
     Kind(
         "shop.tasks.charge_card",
         "default",
-        410,
+        2200,
         0.32,
         failing=0.04,
         errors=(
@@ -80,7 +80,7 @@ KINDS = (
     Kind(
         "shop.tasks.book_courier",
         "warehouse",
-        380,
+        2200,
         0.21,
         failing=0.09,
         retries=True,
@@ -90,13 +90,13 @@ KINDS = (
         ),
         returns="van 7",
     ),
-    Kind("shop.tasks.make_thumbnail", "default", 60, 0.6, args=("mug.pgm",), kwargs={"width": 8}),
-    Kind("shop.tasks.ask_suppliers", "default", 90, 0.31, args=("mug",)),
+    Kind("shop.tasks.make_thumbnail", "default", 1600, 0.6, args=("mug.pgm",), kwargs={"width": 8}),
+    Kind("shop.tasks.ask_suppliers", "default", 750, 0.31, args=("mug",)),
     Kind(
         "shop.tasks.write_invoice",
         "reports",
-        150,
-        4.2,
+        1100,
+        2.7,
         failing=0.01,
         errors=(
             Error("builtins.OSError", "shop/services.py in render", "The printer is out of ink"),
@@ -106,7 +106,7 @@ KINDS = (
     Kind(
         "shop.tasks.save_card",
         "default",
-        40,
+        460,
         0.02,
         args=("Ada",),
         kwargs={"card_number": "4111 1111 1111 1111"},
