@@ -123,13 +123,22 @@ def condition(where):
     return " and ".join(parts)
 
 
+# Django makes these, too. What they are about is written by code and by workers alone.
+IDLE = ("add_job", "change_job", "add_worker", "change_worker", "delete_worker")
+
+
+def allows(word, meta):
+    if f"{word}_{meta.model_name}" in IDLE:
+        return "Nothing: the admin has no such page"
+    return f"Can {word} {meta.verbose_name}"
+
+
 def permissions(models):
     lines = ["| permission | of | it allows |", "|---|---|---|"]
     for model in models:
         meta = model._meta
         given = [
-            (f"{word}_{meta.model_name}", f"Can {word} {meta.verbose_name}")
-            for word in meta.default_permissions
+            (f"{word}_{meta.model_name}", allows(word, meta)) for word in meta.default_permissions
         ]
         lines += [
             f"| `{meta.app_label}.{codename}` | {meta.verbose_name_plural} | {name} |"
