@@ -104,13 +104,13 @@ class QueueTests(StateTestCase):
         for status in ("READY", "SCHEDULED", "PAUSED"):
             make_jobs(12, status=status)
         make_running(12)
-        with mock.patch.object(state, "MOST", 10), mock.patch.object(state, "MOST_IN_ALL", 100):
+        with mock.patch.object(state, "MOST", 10), mock.patch.object(state, "MOST_OTHERS", 10):
             [queue] = state.queues()
         ten = Count(10, is_more=True)
         self.assertEqual(queue.ready, ten)
         for count in (queue.scheduled, queue.running, queue.paused):
             self.assertTrue(count.is_more)
-        with mock.patch.object(state, "MOST", 12):
+        with mock.patch.object(state, "MOST", 12), mock.patch.object(state, "MOST_OTHERS", 12):
             [queue] = state.queues()
         twelve = Count(12)
         counts = queue.ready, queue.scheduled, queue.running, queue.paused

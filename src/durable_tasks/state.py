@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 # Counts stop here: "10,000+".
 MOST = 10_000
 # READY jobs that one look counts at most, in all queues together, but for LEAST in each.
-MOST_IN_ALL, LEAST = 10 * MOST, 100
+MOST_IN_ALL, LEAST = 10_000, 100
+# Jobs of another status that it counts at most: their rows are read, not only an index.
+MOST_OTHERS = 2_000
 # Seconds after which a schedule that has not fired is late.
 LATE_AFTER = 60.0
 
@@ -178,17 +180,17 @@ class Look:
     @cached_property
     def _running(self) -> list[tuple[str, str, str, int]]:
         with self.store.pinned_plans():
-            return self.store.count_running(MOST + 1)
+            return self.store.count_running(MOST_OTHERS + 1)
 
     @cached_property
     def _held(self) -> list[tuple[str, str, str, int]]:
         with self.store.pinned_plans():
-            return self.store.count_paused(MOST + 1)
+            return self.store.count_paused(MOST_OTHERS + 1)
 
     @cached_property
     def _scheduled(self) -> list[tuple[str, str, datetime, int]]:
         with self.store.pinned_plans():
-            return self.store.count_scheduled_by_queue(MOST + 1)
+            return self.store.count_scheduled_by_queue(MOST_OTHERS + 1)
 
     @cached_property
     def _pauses(self) -> list[Pause]:
@@ -282,8 +284,8 @@ def _counts(rows: list[Any], alias: str | None, column: int) -> defaultdict[str,
     for row in rows:
         if alias is None or row[0] == alias:
             counts[row[column]] += row[-1]
-    is_more = sum(row[-1] for row in rows) > MOST
+    is_more = sum(row[-1] for row in rows) > MOST_OTHERS
     return defaultdict(
         lambda: Count(0, is_more),
-        {name: Count(min(count, MOST), is_more) for name, count in counts.items()},
+        {name: Count(min(count, MOST_OTHERS), is_more) for name, count in counts.items()},
     )

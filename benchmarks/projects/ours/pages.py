@@ -46,13 +46,7 @@ def main(small: int, large: int, rounds: int) -> dict[str, Any]:
     for alias, rows in zip(ALIASES, (small, large), strict=True):
         call_command("migrate", database=alias, verbosity=0)
         Router.alias = alias
-        million.fill(
-            {
-                status: max(1, share * rows // 1_000_000)
-                for status, share in million.MILLION.items()
-            },
-            using=alias,
-        )
+        million.fill(sizes_of(rows), using=alias)
         make_past()
         make_worker("shop-1", 2)
     filled = time.monotonic() - began
