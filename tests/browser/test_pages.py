@@ -25,6 +25,13 @@ PICTURES = {
     "periodic.png": ("periodic tasks", DESKTOP),
     "queues.png": ("queues", DESKTOP),
 }
+# Pixels. These pages go on and on: so much of them tells enough.
+HEIGHTS = {
+    "overview.png": 970,
+    "overview-dark.png": 970,
+    "overview-phone.png": 1235,
+    "jobs.png": 900,
+}
 
 
 def overview(**query: str) -> str:
@@ -88,5 +95,8 @@ class PageTests(BrowserTestCase):
     def picture(self, page: Any, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         page.evaluate("document.fonts.ready")
-        # A list goes on and on: what fits the window tells enough.
-        page.screenshot(path=str(file), full_page="jobs" not in file.name, animations="disabled")
+        clip = None
+        if file.name in HEIGHTS:
+            width = page.viewport_size["width"]
+            clip = {"x": 0, "y": 0, "width": width, "height": HEIGHTS[file.name]}
+        page.screenshot(path=str(file), full_page=True, clip=clip, animations="disabled")
