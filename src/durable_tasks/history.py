@@ -152,7 +152,7 @@ def ended_by_queue(
     using: str | None = None,
     now: float | None = None,
 ) -> dict[tuple[str, str], int]:
-    """Return how many jobs ended in each queue, by backend and queue. Arguments as of ``totals``."""
+    """Return how many jobs ended, by backend and queue. Arguments as of ``totals``."""
     rows = _minutes(Filter(backend, using=using), seconds, now).exclude(task_path="")
     sums = rows.values_list("backend_name", "queue_name").annotate(
         ended=Sum(F("successful") + F("failed") + F("cancelled"))
