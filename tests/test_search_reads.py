@@ -11,9 +11,10 @@ from django.db import connection
 from django.http import QueryDict
 from django.utils import timezone
 
-from durable_tasks import search, window
+from durable_tasks import search
 from durable_tasks.models import Job
 from durable_tasks.search import JobSearch
+from durable_tasks.store import store_for
 from tests.helpers import WorkerTestCase
 from tests.store.jobs import make_jobs, make_running
 
@@ -159,7 +160,7 @@ class ReadsTests(WorkerTestCase):
         with connection.execute_wrapper(note):
             result = work()
         rows = 0
-        with window.by_index(connection), connection.cursor() as cursor:
+        with store_for(connection).pinned_plans(), connection.cursor() as cursor:
             for sql, params in statements:
                 if Job._meta.db_table not in sql:
                     continue

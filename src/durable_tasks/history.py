@@ -2,6 +2,7 @@
 
 - ``series(range, ...)``: one of ``RANGES`` by its points, with the totals of all and of each task;
 - ``totals(seconds, ...)``: the same sums over the last seconds, without times: one small query;
+- ``ended_by_queue(seconds, ...)``: how many jobs ended in each queue;
 - ``failure_rate(backend, seconds)``: how many of the jobs that ended have failed;
 - ``totals_by_task(period, begins, ...)``: sums of whole periods for each queue and task;
 - ``error_groups(since, ...)``: what was raised, the latest first.
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from django.db import router
-from django.db.models import Sum
+from django.db.models import F, QuerySet, Sum
 
 from . import clock
 from .models import ErrorGroup, Statistic
@@ -44,6 +45,7 @@ __all__ = [
     "Series",
     "Totals",
     "by_hour",
+    "ended_by_queue",
     "error_groups",
     "failure_rate",
     "series",
@@ -139,10 +141,23 @@ def totals(
 
     ``seconds``: up to three hours, for which there are rows of minutes.
     """
-    upto = int((_now() if now is None else now) - LAG) // 60 * 60
-    rows = Filter(backend, queue, task, using).rows(60, upto - max(60, seconds // 60 * 60), upto)
+    rows = _minutes(Filter(backend, queue, task, using), seconds, now)
     sums = rows.aggregate(**{name: Sum(name, default=0) for name in COUNTS})
     return Totals(**sums)
+
+
+def ended_by_queue(
+    seconds: int,
+    backend: str | None = None,
+    using: str | None = None,
+    now: float | None = None,
+) -> dict[tuple[str, str], int]:
+    """Return how many jobs ended, by backend and queue. Arguments as of ``totals``."""
+    rows = _minutes(Filter(backend, using=using), seconds, now).exclude(task_path="")
+    sums = rows.values_list("backend_name", "queue_name").annotate(
+        ended=Sum(F("successful") + F("failed") + F("cancelled"))
+    )
+    return {(alias, queue): ended for alias, queue, ended in sums}
 
 
 def failure_rate(
@@ -214,6 +229,12 @@ def by_hour(group: ErrorGroup, now: float, hours: int) -> list[int]:
     last = int(now) // 3600 * 3600
     counts = {int(hour): count for hour, count in group.hours.items()}
     return [counts.get(last - 3600 * back, 0) for back in reversed(range(hours))]
+
+
+def _minutes(which: Filter, seconds: int, now: float | None) -> "QuerySet[Statistic]":
+    """Return the rows of the last ``seconds``, in whole minutes that are known."""
+    upto = int((_now() if now is None else now) - LAG) // 60 * 60
+    return which.rows(60, upto - max(60, seconds // 60 * 60), upto)
 
 
 def _idle(which: Filter, begins: range) -> dict[int, Point]:

@@ -2,8 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -11,7 +9,6 @@ from uuid import UUID
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import BooleanField, Q, QuerySet
 from django.db.models.expressions import RawSQL
@@ -22,6 +19,7 @@ from .models import Job
 from .search_text import SearchError
 from .state import Count
 from .statuses import ENDED, JobStatus
+from .store import store_for
 
 if TYPE_CHECKING:
     from .search import JobSearch
@@ -72,6 +70,7 @@ class Window:
         self.search = search
         self.connection = connection
         self.using = connection.alias
+        self.store = store_for(connection)
         # MySQL and MariaDB have no partial indexes: theirs lead with the status.
         self.partial = connection.features.supports_partial_indexes
         self.order = self._order()
@@ -149,7 +148,7 @@ class Window:
 
     def look(self, after: Position | None, size: int, window: int) -> Found:
         """Return the first ``size`` ids after a position, among the next ``window`` rows."""
-        with by_index(self.connection):
+        with self.store.pinned_plans():
             return self._look(after, size, window)
 
     def _look(self, after: Position | None, size: int, window: int) -> Found:
@@ -233,7 +232,7 @@ class Window:
 
     def count(self, most: int) -> Count:
         """Return how many match among the first ``most`` rows."""
-        with by_index(self.connection):
+        with self.store.pinned_plans():
             return self._count(most)
 
     def _count(self, most: int) -> Count:
@@ -269,42 +268,6 @@ class Window:
 
     def _sql(self, jobs: "QuerySet[Any, Any]") -> tuple[str, Sequence[Any]]:
         return jobs.query.get_compiler(self.using).as_sql()  # type: ignore[no-any-return]
-
-
-@contextmanager
-def by_index(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Let PostgreSQL follow an index in its order, for this transaction and this block.
-
-    While its statistics are older than what was enqueued, it would rather sort the table.
-    """
-    if connection.vendor != "postgresql" or _following.get() == connection.alias:
-        yield
-        return
-    inside = connection.in_atomic_block
-    with transaction.atomic(using=connection.alias, savepoint=False):
-        before = _configure(connection, dict.fromkeys(_OFF, "off"))
-        token = _following.set(connection.alias)
-        try:
-            yield
-        finally:
-            _following.reset(token)
-        if inside:
-            _configure(connection, before)
-
-
-_OFF = ("enable_seqscan", "enable_bitmapscan", "jit")
-# The database in which this is so already.
-_following: ContextVar[str | None] = ContextVar("following", default=None)
-
-
-def _configure(connection: BaseDatabaseWrapper, values: dict[str, str]) -> dict[str, str]:
-    """Set these for the transaction; return what they were."""
-    with connection.cursor() as cursor:
-        # The columns are worked out from left to right.
-        columns = ["current_setting(%s)"] * len(values) + ["set_config(%s, %s, true)"] * len(values)
-        pairs = [each for pair in values.items() for each in pair]
-        cursor.execute(f"SELECT {', '.join(columns)}", [*values, *pairs])
-        return dict(zip(values, cursor.fetchone(), strict=False))
 
 
 def _status_is(*statuses: str) -> RawSQL:

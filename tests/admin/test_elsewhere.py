@@ -24,7 +24,7 @@ class ElsewhereTests(AdminTests):
     def test_workers(self):
         self.worker()
         self.job(status="RUNNING", worker_id="w-1")
-        self.assertContains(self.get("worker_changelist"), "working")
+        self.assertContains(self.get("worker_changelist"), "Working")
         self.post("worker_act", "w-1", "drain")
         self.assertEqual(Worker.objects.using("other").get().wish, "drain")
         self.assertContains(self.get("worker_change", "w-1"), "Runs now: 1")

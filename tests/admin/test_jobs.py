@@ -9,7 +9,6 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from durable_tasks import search
-from durable_tasks.admin import base
 from durable_tasks.admin.timeline import timeline_of
 from durable_tasks.admin.tracebacks import blocks
 from durable_tasks.models import ErrorGroup, Job, PeriodicTask, Statistic, Worker
@@ -382,7 +381,7 @@ class TimelineTests(AdminTests):
         self.assertEqual((first.bars[1].x, first.bars[1].width), ("10.000%", "10.000%"))
         self.assertEqual((second.kind, second.bars[1].x), ("lost", "30.000%"))
         self.assertEqual((third.bars[1].x, third.bars[1].width), ("60.000%", "40.000%"))
-        self.assertEqual(third.text, "waited 10.0 s, ran 40.0 s, successful")
+        self.assertEqual(third.text, "waited 10 s, ran 40 s, successful")
 
     def test_what_runs_or_waits_goes_on_to_now(self):
         now = timezone.now()
@@ -409,19 +408,6 @@ class TimelineTests(AdminTests):
 
 
 class WordsTests(SimpleTestCase):
-    def test_durations_have_about_three_digits(self):
-        for seconds, text in (
-            (0.0000005, "0 µs"),
-            (0.0004, "400 µs"),
-            (0.34, "340 ms"),
-            (1.25, "1.25 s"),
-            (59.96, "60.0 s"),
-            (125, "2 min 5 s"),
-            (3 * 3600 + 720, "3 h 12 min"),
-            (200000, "2 d 7 h"),
-        ):
-            self.assertEqual(base.duration(seconds), text)
-
     def test_frames_of_the_projects_own_are_marked(self):
         text = (
             "Traceback (most recent call last):\n"

@@ -218,7 +218,7 @@ class OverviewTests(TestCase):
         texts = [notice["text"] for notice in self.answer()["notices"]]
         self.assertEqual(len(texts), 2)
         [queue] = [text for text in texts if "mails" in text]
-        self.assertRegex(queue, r"is paused since 2027-01-15 \d\d:50:00, by anna\.")
+        self.assertRegex(queue, r"is paused since \d\d:50:00, by anna\.")
         [task] = [text for text in texts if "shop.a" in text]
         self.assertIn("held back: 1", task)
         self.assertEqual(self.tiles()["waiting"]["level"], "")
@@ -436,7 +436,8 @@ class OverviewTests(TestCase):
         statistic(3, successful=1)
         group()
         before = cost()
-        self.assertLessEqual(before, 16)  # with the session and the user
+        # With the session and the user; PostgreSQL pins its plans, too.
+        self.assertLessEqual(before, 19)
         Job.objects.bulk_create(
             Job(
                 status=status,

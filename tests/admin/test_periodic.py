@@ -105,7 +105,7 @@ class ShowingTests(PeriodicTestCase):
         self.row("off", enabled=False)
         self.row("done", next_run_at=None)
         page = self.get("periodictask_changelist")
-        for text in ("late by 10 min", "disabled", "over"):
+        for text in ("Late by 10 min", "Disabled", "Over"):
             self.assertContains(page, text)
 
     def test_a_page_shows_the_next_times_the_last_runs_and_the_call(self):

@@ -27,7 +27,7 @@ class QueuePageTests(AdminTests):
         values = {
             "backend_name": "default",
             "period": 60,
-            "begins": now - now % 60,
+            "begins": now - now % 60 - 120,  # the last minute is not known yet
             "queue_name": "mails",
             "task_path": ECHO,
         }

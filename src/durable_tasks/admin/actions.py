@@ -20,8 +20,9 @@ from django.utils.translation import ngettext
 from .. import bulk
 from ..models import Job
 from ..search import JobSearch, SearchError
+from ..state import durable_backends
 from ..statuses import ENDED, JobStatus
-from .base import durable_backends, jobs_database, n_jobs
+from .base import jobs_database, n_jobs
 from .job_list import known_queues, refuse_secrets
 
 if TYPE_CHECKING:

@@ -12,7 +12,9 @@ from django.utils.translation import ngettext
 
 from ..models import Job, PeriodicTask
 from ..statuses import JobStatus
-from .machine import jobs_database, length, pill, when
+from .base import in_full, jobs_database
+from .figures import NONE, duration
+from .machine import pill
 
 # Pixels: of a bar, between two, and of the picture; the least height of a run.
 WIDTH, GAP, HEIGHT, LEAST = 6, 2, 24, 4
@@ -40,14 +42,14 @@ class Run:
 
     @property
     def took(self) -> str:
-        return "-" if self.seconds is None else length(self.seconds)
+        return duration(self.seconds)
 
     @property
     def title(self) -> str:
         parts = (
             self.label or _("deleted"),
-            when(self.due) if self.due else "",
-            "" if self.seconds is None else length(self.seconds),
+            in_full(self.due),
+            "" if self.seconds is None else duration(self.seconds),
         )
         return " · ".join(part for part in parts if part)
 
@@ -72,7 +74,7 @@ def _run(
 def bars(runs: Sequence[Run]) -> SafeString:
     """Return the picture."""
     if not runs:
-        return format_html('<span class="dt-quiet">{}</span>', "-")
+        return format_html('<span class="dt-quiet">{}</span>', NONE)
     longest = max((run.seconds or 0.0 for run in runs), default=0.0) or 1.0
 
     def bar(place: int, run: Run) -> tuple[Any, ...]:

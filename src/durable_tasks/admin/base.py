@@ -3,13 +3,13 @@
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 from typing import Any
 
 from django.conf import settings
 from django.contrib import admin
 from django.db import router
 from django.http import HttpRequest
+from django.template.loader import render_to_string
 from django.utils import formats, timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -17,13 +17,14 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from .. import clock
-from ..compat import task_backends
 from ..models import Job
+from .figures import NONE, rough
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """What the engine writes is not for editing."""
 
+    empty_value_display = NONE
     show_full_result_count = False  # counting a million rows helps nobody
 
     class Media:
@@ -42,15 +43,6 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 def jobs_database() -> str:
     """Return the alias of the database that pages about jobs read: that which workers write to."""
     return router.db_for_write(Job)
-
-
-def durable_backends() -> dict[str, Any]:
-    """Return our backends of the settings by their alias."""
-    return {
-        alias: task_backends[alias]
-        for alias in task_backends
-        if hasattr(task_backends[alias], "durable_options")
-    }
 
 
 def as_json(value: Any) -> SafeString:
@@ -109,34 +101,27 @@ class Moment:
         seconds = (self.now - self.at).total_seconds()
         if abs(seconds) < 1:
             return _("now")
-        text = {"time": rough_duration(abs(seconds))}
+        text = {"time": rough(abs(seconds))}
         return (_("%(time)s ago") if seconds > 0 else _("in %(time)s")) % text
 
 
-_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
+def in_full(at: datetime | None) -> str:
+    """Return a time to the millisecond; "" of None."""
+    return "" if at is None else Moment(at, at).full
 
 
-def rough_duration(seconds: float) -> str:
-    """Return a time in its greatest unit: "3 min"."""
-    for length, unit in _UNITS:
-        if seconds >= length:
-            return f"{int(seconds / length)} {unit}"
-    return f"{int(seconds * 1000)} ms"
+def when(at: datetime | None, now: datetime) -> SafeString:
+    """Return a time of a list: when, and how far that is from now."""
+    moment = Moment.of(at, now)
+    return render_to_string("admin/durable_tasks/moment.html", {"moment": moment})
 
 
-def duration(seconds: float) -> str:
-    """Return a time with about three digits: "340 ms", "1.25 s", "2 min 5 s", "3 h 12 min"."""
-    if seconds < 0.001:
-        return f"{max(seconds, 0) * 1e6:.0f} µs"
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
-    for (length, unit), (part, part_unit) in pairwise(_UNITS):
-        if seconds >= length:
-            whole, rest = divmod(int(seconds), int(length))
-            return f"{whole} {unit} {int(rest / part)} {part_unit}"
-    return f"{seconds:.0f} s"  # pragma: no cover
+def ago(at: datetime | None, now: datetime) -> SafeString:
+    """Return how far a time is from now; the time itself shows as a hint."""
+    moment = Moment.of(at, now)
+    if moment is None:
+        return format_html('<span class="dt-quiet">{}</span>', NONE)
+    return format_html('<span class="dt-nowrap" title="{}">{}</span>', moment.full, moment.ago)
 
 
 def n_jobs(count: Any, number: int) -> str:

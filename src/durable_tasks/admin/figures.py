@@ -1,10 +1,6 @@
 """Figures as people read them: 1.2k, 340 ms, 3 min ago."""
 
-from datetime import datetime
-
-from django.conf import settings
-from django.utils import timezone
-from django.utils.formats import date_format, number_format
+from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 
 NONE = "\N{EN DASH}"
@@ -67,11 +63,6 @@ def rough(seconds: float) -> str:
 def ago(seconds: float) -> str:
     """Return roughly how long ago something was."""
     return _("%s ago") % rough(seconds)
-
-
-def moment(at: datetime) -> str:
-    """Return a time in full, in the time zone of the page."""
-    return date_format(timezone.localtime(at) if settings.USE_TZ else at, "Y-m-d H:i:s")
 
 
 def _two(great: str, small: str, number: int, size: int) -> str:

@@ -15,10 +15,11 @@ from .. import clock
 from ..models import ErrorGroup, Job, PeriodicTask, Statistic
 from ..redaction import is_secret
 from ..search import JobSearch, Page, SearchError
-from ..state import Count
+from ..state import Count, durable_backends
 from ..statuses import ENDED, JobStatus
-from ..window import by_index
-from .base import Moment, durable_backends, duration, jobs_database
+from ..store import store_for
+from .base import Moment, jobs_database
+from .figures import duration
 
 PAGE_SIZE = 50
 # How far back the filters' choices come from, in seconds; the period of the rows they come from.
@@ -125,7 +126,7 @@ def _names_in(value: Any) -> Iterator[str]:
 def context(request: HttpRequest, base_url: str) -> dict[str, Any]:
     """Return what the template of the list shows."""
     using = jobs_database()
-    with by_index(connections[using]):
+    with store_for(connections[using]).pinned_plans():
         return _context(request, base_url, using)
 
 

@@ -17,8 +17,10 @@ from ..models import Job, PeriodicTask, Worker
 from ..options import SECRETS
 from ..redaction import redacted, redacted_text
 from ..search import JobSearch, SearchError
+from ..state import durable_backends
 from ..statuses import ENDED, JobStatus
-from .base import Moment, durable_backends, duration
+from .base import Moment
+from .figures import duration
 from .job_list import Row
 from .timeline import kind_of, time_in, timeline_of
 from .tracebacks import Block, blocks

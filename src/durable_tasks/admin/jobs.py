@@ -12,9 +12,10 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext as _
 
 from ..models import Job
+from ..state import durable_backends
 from ..statuses import ENDED
 from . import actions, job_list, job_page
-from .base import ReadOnlyAdmin, durable_backends, jobs_database
+from .base import ReadOnlyAdmin, jobs_database
 
 
 @admin.register(Job)

@@ -1,24 +1,18 @@
 """What the pages of workers, periodic tasks and queues share."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import PermissionDenied
-from django.db import router
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
-from django.utils import timezone
-from django.utils.formats import date_format
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
-from django.utils.translation import gettext as _
 
-from ..models import Job
-from .base import ReadOnlyAdmin
+from .base import ReadOnlyAdmin, jobs_database
 
 
 class MachineAdmin(ReadOnlyAdmin):
@@ -81,14 +75,9 @@ class MachineAdmin(ReadOnlyAdmin):
         return reverse(f"{self.admin_site.name}:durable_tasks_{self.opts.model_name}_changelist")
 
 
-def jobs_database() -> str:
-    """Return the alias of the database in which all this is."""
-    return router.db_for_write(Job)
-
-
 def pill(kind: str, text: Any) -> SafeString:
     """Return a state; ``kind``: the status whose colour it has."""
-    return format_html('<span class="dt-status dt-status--{}">{}</span>', kind, text)
+    return format_html('<span class="dt-status dt-status--{}">{}</span>', kind, capfirst(text))
 
 
 def dotted(path: str) -> SafeString:
@@ -96,36 +85,3 @@ def dotted(path: str) -> SafeString:
     parts = path.split(".")
     lines = format_html_join("", "{}.<wbr>", ((part,) for part in parts[:-1]))
     return format_html('<span class="dt-code dt-path">{}{}</span>', lines, parts[-1])
-
-
-def length(seconds: float) -> str:
-    """Return a length of time in short: ``4 s``, ``3 min``, ``5 h``, ``2 d``."""
-    seconds = max(0.0, seconds)
-    if seconds < 10 and seconds % 1 >= 0.05:
-        return _("%(number).1f s") % {"number": seconds}
-    for limit, size, text in (
-        (120, 1, _("%(number)d s")),
-        (7200, 60, _("%(number)d min")),
-        (172_800, 3600, _("%(number)d h")),
-    ):
-        if seconds < limit:
-            return text % {"number": seconds // size}
-    return _("%(number)d d") % {"number": seconds // 86400}
-
-
-def when(at: datetime) -> str:
-    """Return a time as the viewer's settings have it."""
-    return date_format(
-        timezone.localtime(at) if timezone.is_aware(at) else at, "SHORT_DATETIME_FORMAT"
-    )
-
-
-def ago(at: datetime, now: datetime) -> SafeString:
-    """Return how long ago it was, or in how long it will be; the time itself shows as a hint."""
-    seconds = (now - at).total_seconds()
-    text = _("%(length)s ago") if seconds >= 0 else _("in %(length)s")
-    return format_html(
-        '<span class="dt-nowrap" title="{}">{}</span>',
-        when(at),
-        text % {"length": length(abs(int(seconds)))},
-    )

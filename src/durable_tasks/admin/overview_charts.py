@@ -55,7 +55,8 @@ def _outcomes(found: Series, sums: Totals) -> dict[str, Any]:
         "title": _("Runs per minute"),
         "note": _(
             "Runs that ended, by how. A retried run raised an error and is followed by another; "
-            "the worker of a lost one is gone."
+            "the worker of a lost one is gone. A lost run that was the last of its job counts as "
+            "failed, too."
         ),
         "series": [
             {

@@ -10,7 +10,8 @@ from ..history import Series, Totals, by_hour
 from ..models import ErrorGroup
 from ..state import LateSchedule, QueueState, WorkerState
 from ..statuses import JobStatus
-from .figures import NONE, ago, duration, moment, percent, short
+from .base import in_full
+from .figures import NONE, ago, duration, percent, short
 from .overview_links import Links
 
 type Cell = dict[str, Any]
@@ -87,7 +88,7 @@ def errors(groups: list[ErrorGroup], range_name: str, now: float, links: Links) 
             cell(
                 ago(since),
                 sub=_("first %s") % ago(now - group.first_seen.timestamp()),
-                title=f"{moment(group.first_seen)} {NONE} {moment(group.last_seen)}",
+                title=f"{in_full(group.first_seen)} {NONE} {in_full(group.last_seen)}",
             ),
         ]
         if acts := links.acts(search):
@@ -191,7 +192,7 @@ def queues(states: list[QueueState], links: Links, *, several: bool) -> Table:
                         duration(each.waiting) if each.oldest_due else NONE,
                         "number",
                         "" if each.is_paused else waiting_level(each.waiting),
-                        title=moment(each.oldest_due) if each.oldest_due else "",
+                        title=in_full(each.oldest_due),
                     ),
                     cell(str(each.scheduled), "number"),
                     cell(str(each.running), "number"),
@@ -220,7 +221,7 @@ def late(schedules: list[LateSchedule], links: Links) -> Table:
                     duration(each.late),
                     "number",
                     late_level(each.late),
-                    title=moment(each.row.next_run_at) if each.row.next_run_at else "",
+                    title=in_full(each.row.next_run_at),
                 ),
             ],
         )

@@ -5,10 +5,12 @@ from typing import Any
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from .. import clock
 from ..history import Totals
 from ..state import LateSchedule, PauseState, QueueState, WorkerState
 from ..statuses import JobStatus
-from .figures import ago, duration, moment, percent, rough, short
+from .base import Moment
+from .figures import ago, duration, percent, rough, short
 from .overview_links import Links
 from .overview_tables import late_level, rate_level, waiting_level
 
@@ -182,7 +184,7 @@ def _paused(pause: PauseState) -> str:
     row = pause.row
     values = {
         "name": row.task_path or row.queue_name,
-        "since": moment(row.paused_at),
+        "since": Moment(row.paused_at, clock.now()).short,
         "by": row.paused_by,
         "held": pause.held,
     }

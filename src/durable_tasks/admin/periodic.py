@@ -23,9 +23,10 @@ from ..models import PeriodicTask
 from ..state import LATE_AFTER, Look, durable_backends
 from ..timetable import next_time
 from .bars import SHOWN, Run, bars, runs_of
-from .base import as_json
+from .base import ago, as_json, when
+from .figures import NONE, rough
 from .in_words import in_words
-from .machine import MachineAdmin, ago, dotted, length, pill, when
+from .machine import MachineAdmin, dotted, pill
 from .periodic_form import CATCH_UP, OVERLAP, PeriodicTaskForm, schedulable
 
 # Times that the page of a periodic task shows.
@@ -103,17 +104,14 @@ class PeriodicTaskAdmin(MachineAdmin):
             return pill("cancelled", _("over"))
         late = (row.dt_now - row.next_run_at).total_seconds()
         if late > LATE_AFTER:
-            return pill("failed", _("late by %(length)s") % {"length": length(int(late))})
+            return pill("failed", _("late by %(length)s") % {"length": rough(late)})
         return pill("successful", _("enabled"))
 
     @admin.display(description=gettext_lazy("next run"), ordering="next_run_at")
     def next_run(self, row: Any) -> SafeString:
-        if row.next_run_at is None:
-            return format_html('<span class="dt-quiet">{}</span>', "-")
+        there = _there(row.next_run_at, row.time_zone)
         return format_html(
-            '<span class="dt-nowrap">{}</span> <span class="dt-quiet">{}</span>{}',
-            *(when(row.next_run_at), ago(row.next_run_at, row.dt_now)),
-            _there(row.next_run_at, row.time_zone),
+            '<div class="dt-moment">{}</div>{}', when(row.next_run_at, row.dt_now), there
         )
 
     def last_run(self, row: Any) -> SafeString:
@@ -160,10 +158,14 @@ class PeriodicTaskAdmin(MachineAdmin):
         times, problem = _next_times(row)
         job_list = reverse(f"{self.admin_site.name}:durable_tasks_job_changelist")
         catch_up, overlap = dict(CATCH_UP), dict(OVERLAP)
-        runs = [(run, self.job_url(run.id)) for run in reversed(row.dt_runs)]
+        runs = [
+            (run, when(run.due, row.dt_now), when(run.began, row.dt_now), self.job_url(run.id))
+            for run in reversed(row.dt_runs)
+        ]
         return {
             "row": row,
             "state": self.how(row),
+            "path": dotted(row.task_path),
             "buttons": buttons,
             "times": times,
             "problem": problem,
@@ -172,9 +174,8 @@ class PeriodicTaskAdmin(MachineAdmin):
             "all_jobs": f"{job_list}?{urlencode({'schedule': row.name})}",
             "from_settings": not _is_ours(row),
             "facts": [
-                (_("Task"), dotted(row.task_path)),
                 (_("Schedule"), self.schedule(row)),
-                (_("Time zone"), row.time_zone or "-"),
+                (_("Time zone"), row.time_zone or NONE),
                 (_("Queue"), row.queue_name),
                 (_("Priority"), str(row.priority)),
                 (_("After times at which no worker ran"), catch_up.get(row.catch_up, row.catch_up)),
@@ -282,7 +283,7 @@ def _timetable(row: PeriodicTask) -> Timetable:
     return Timetable.of(row.backend_name, backend.durable_options)
 
 
-def _next_times(row: Any) -> tuple[list[tuple[str, SafeString, SafeString]], str]:
+def _next_times(row: Any) -> tuple[list[tuple[SafeString, SafeString]], str]:
     """Return the next times of a row that its worker will know, and what keeps it from them."""
     try:
         schedule = _timetable(row).entry_for(row).when
@@ -293,12 +294,12 @@ def _next_times(row: Any) -> tuple[list[tuple[str, SafeString, SafeString]], str
             after = next_time(schedule, after)
     except Exception as error:  # the project's code, or its settings
         return [], str(error)
-    return [(when(time), ago(time, row.dt_now), _there(time, row.time_zone)) for time in times], ""
+    return [(when(time, row.dt_now), _there(time, row.time_zone)) for time in times], ""
 
 
-def _there(at: datetime, zone: str) -> SafeString:
+def _there(at: datetime | None, zone: str) -> SafeString:
     """Return what the clock shows in the schedule's zone, if that is not the viewer's."""
-    if not zone or timezone.is_naive(at):
+    if at is None or not zone or timezone.is_naive(at):
         return SafeString()
     try:
         there = at.astimezone(ZoneInfo(zone))
@@ -307,7 +308,5 @@ def _there(at: datetime, zone: str) -> SafeString:
     if there.utcoffset() == timezone.localtime(at).utcoffset():
         return SafeString()
     return format_html(
-        '<br><span class="dt-quiet">{} {}</span>',
-        date_format(there, "SHORT_DATETIME_FORMAT"),
-        zone,
+        '<span class="dt-quiet dt-there">{}, {}</span>', date_format(there, "j M, H:i"), zone
     )

@@ -15,7 +15,7 @@ from ..results import find_task
 from ..schedules import parse_schedule
 from ..state import durable_backends
 from ..timetable import Entry, entry_of_row, next_time
-from .machine import jobs_database
+from .base import jobs_database
 
 CATCH_UP = (
     ("latest", gettext_lazy("one run for all that were missed")),

@@ -6,7 +6,6 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import F, Sum
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -14,15 +13,15 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
-from .. import pauses
-from ..models import Pause, Statistic
+from .. import history, pauses
+from ..models import Pause
 from ..state import Count, Look, PauseState, QueueState, WorkerState
-from .machine import MachineAdmin, ago, dotted, jobs_database, length
+from .base import ago
+from .figures import NONE, rough
+from .machine import MachineAdmin, dotted
 
-# Seconds for which throughput is counted, in whole periods of a minute.
-HOUR, MINUTE = 3600, 60
-# Seconds in which a task has run that is offered to be paused, and the periods that are looked at.
-WEEK, PERIOD = 7 * 86_400, 3600
+# Seconds for which throughput is counted.
+HOUR = 3600
 # Jobs that wait so long in a queue that nobody serves, in seconds, are an alarm.
 ALARM = 60.0
 
@@ -92,7 +91,7 @@ class QueueAdmin(MachineAdmin):
         return reverse(f"{self.admin_site.name}:durable_tasks_pause_{page}")
 
     def _rows_by_backend(self, look: Look) -> dict[str, list[Row]]:
-        ended = _ended_last_hour(look)
+        ended = history.ended_by_queue(HOUR, using=look.using, now=look.seconds)
         workers: dict[str, list[WorkerState]] = defaultdict(list)
         for worker in look.workers():
             if not worker.is_lost and worker.row.wish is None:
@@ -115,7 +114,7 @@ class QueueAdmin(MachineAdmin):
             state,
             Count(hour),
             serving,
-            waiting="" if state.oldest_due is None else length(int(state.waiting)),
+            waiting=NONE if state.oldest_due is None else rough(state.waiting),
             since="" if state.paused_at is None else ago(state.paused_at, look.at),
             links=links,
         )
@@ -178,31 +177,16 @@ class QueueAdmin(MachineAdmin):
         self.message_user(request, text % name)
 
 
-def _ended_last_hour(look: Look) -> dict[tuple[str, str], int]:
-    """Return by backend and queue how many jobs ended: one query on what workers have counted."""
-    since = int(look.seconds) - HOUR
-    rows = (
-        Statistic.objects.using(jobs_database())
-        .filter(backend_name__in=look.backends, period=MINUTE, begins__gte=since)
-        .exclude(task_path="")
-        .values_list("backend_name", "queue_name")
-        .annotate(ended=Sum(F("successful") + F("failed") + F("cancelled")))
-    )
-    return {(backend_name, queue_name): ended for backend_name, queue_name, ended in rows}
-
-
 def _known_tasks(look: Look, paused: list[PauseState]) -> dict[str, list[str]]:
     """Return by backend the tasks to choose from: that ran in the last week, or may be scheduled.
 
     Those that are paused are left out.
     """
-    rows = Statistic.objects.using(jobs_database()).filter(
-        backend_name__in=look.backends, period=PERIOD, begins__gte=int(look.seconds) - WEEK
-    )
-    known = {alias: set(each.durable_options.schedulable) for alias, each in look.backends.items()}
-    for alias, path_ in rows.values_list("backend_name", "task_path").distinct():
-        if path_:
-            known[alias].add(path_)
+    known = {
+        alias: history.task_paths("7d", alias, using=look.using, now=look.seconds)
+        | set(each.durable_options.schedulable)
+        for alias, each in look.backends.items()
+    }
     for state in paused:
         known[state.row.backend_name].discard(state.row.task_path)
     return {alias: sorted(paths) for alias, paths in known.items() if paths}

@@ -13,7 +13,8 @@ from django.utils.translation import gettext as _
 from ..exceptions import TaskCancelled, WorkerLost
 from ..models import Job
 from ..statuses import ENDED, JobStatus
-from .base import Moment, duration
+from .base import Moment
+from .figures import duration
 
 # Per cent of the width that the shortest bar takes, so that it can be seen.
 LEAST = 0.5

@@ -17,7 +17,9 @@ from django.utils.translation import gettext_lazy, ngettext
 from ..models import Job, Wish, Worker
 from ..state import Count, Look, WorkerState
 from ..wishes import ask
-from .machine import MachineAdmin, ago, dotted, jobs_database, length, pill
+from .base import ago, jobs_database
+from .figures import NONE, rough
+from .machine import MachineAdmin, dotted, pill
 
 # Jobs that the page of a worker shows.
 MOST_JOBS = 100
@@ -57,7 +59,7 @@ class WorkerAdmin(MachineAdmin):
 
     @admin.display(description=gettext_lazy("last seen"), ordering="last_seen")
     def seen(self, worker: Worker) -> SafeString:
-        age = _("%(length)s ago") % {"length": length(int(_state(worker).age))}
+        age = _("%s ago") % rough(_state(worker).age)
         return format_html('<span class="dt-nowrap">{}</span>', age)
 
     @admin.display(description=gettext_lazy("queues"))
@@ -81,7 +83,7 @@ class WorkerAdmin(MachineAdmin):
 
     @admin.display(description=gettext_lazy("memory"), ordering="memory")
     def memory_used(self, worker: Worker) -> SafeString:
-        size = "-" if worker.memory is None else filesizeformat(worker.memory)
+        size = NONE if worker.memory is None else filesizeformat(worker.memory)
         return format_html('<span class="dt-nowrap">{}</span>', size)
 
     def process(self, worker: Worker) -> SafeString:
@@ -111,12 +113,12 @@ class WorkerAdmin(MachineAdmin):
             (_("Queues"), self.serves(worker)),
             (_("Slots"), self.slots(worker)),
             (_("Memory"), self.memory_used(worker)),
-            (_("Version"), worker.version or "-"),
-            (_("Host and process"), self.process(worker)),
+            (_("Version"), worker.version or NONE),
             (_("Backend"), worker.backend_name),
         ]
         context.update(
             state=self.state(worker),
+            process=self.process(worker),
             running=_state(worker).running,
             facts=facts,
             jobs=jobs,
@@ -194,7 +196,7 @@ def describe(state: WorkerState) -> tuple[str, str]:
     if state.is_lost:
         return "failed", _("lost")
     if state.is_silent:
-        return "cancelled", _("silent for %(length)s") % {"length": length(int(state.age))}
+        return "cancelled", _("silent for %(length)s") % {"length": rough(state.age)}
     if state.row.wish == Wish.STOP:
         return "cancelled", _("stopping")
     if state.row.wish == Wish.DRAIN:
@@ -226,7 +228,7 @@ def _now(worker: Any) -> datetime:
     return now
 
 
-def _jobs_of(worker: Worker) -> list[tuple[Job, SafeString, SafeString | str]]:
+def _jobs_of(worker: Worker) -> list[tuple[Job, SafeString, SafeString]]:
     """Return what a worker runs, the longest first; served by durable_job_running."""
     jobs = Job.objects.using(jobs_database()).running().filter(worker_id=worker.id)
     found = list(
@@ -234,11 +236,4 @@ def _jobs_of(worker: Worker) -> list[tuple[Job, SafeString, SafeString | str]]:
     )
     now = _now(worker)
     found.sort(key=lambda job: job.last_attempted_at or now)
-    return [
-        (
-            job,
-            dotted(job.task_path),
-            "-" if job.last_attempted_at is None else ago(job.last_attempted_at, now),
-        )
-        for job in found
-    ]
+    return [(job, dotted(job.task_path), ago(job.last_attempted_at, now)) for job in found]

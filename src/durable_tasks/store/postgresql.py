@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -70,6 +71,8 @@ _OFF = ("enable_seqscan", "enable_bitmapscan", "jit")
 _PLANS = " ".join(f"-c {name}=off" for name in _OFF)
 # For a transaction, where a pooler is in between.
 _PIN = f"SELECT {', '.join(f"set_config('{name}', 'off', true)" for name in _OFF)}"
+# The database where a block of ``pinned_plans()`` has done so.
+_pinned_in: ContextVar[str | None] = ContextVar("pinned_in", default=None)
 # Whether they are off for good; what somebody's SET left behind on a pooler's connection is not.
 _ARE_PINNED = f"""SELECT count(*) = {len(_OFF)} FROM pg_settings
     WHERE name IN ({", ".join(f"'{name}'" for name in _OFF)})
@@ -257,20 +260,18 @@ class PostgreSQLStore(Store):
     @contextmanager
     def pinned_plans(self) -> Iterator[None]:
         """Rolled back, so that nothing of it stays for the project's own statements."""
-        if self.own or self._pins:
+        alias = self.connection.alias
+        if self.own or _pinned_in.get() == alias:
             yield
             return
-        alias = self.connection.alias
-        self._pins = True
+        token = _pinned_in.set(alias)
         try:
             with transaction.atomic(using=alias):
                 self.rows(_PIN)
                 yield
                 transaction.set_rollback(True, using=alias)
         finally:
-            self._pins = False
-
-    _pins = False
+            _pinned_in.reset(token)
 
     def vacuum_advice(self) -> tuple[str, str] | None:
         return autovacuum_advice(self)
