@@ -10,6 +10,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseFault
+from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponseBase, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -323,6 +324,8 @@ def view(
             f"{backend_name!r} is no backend of durable_tasks in TASKS. Known: {', '.join(known)}."
         )
 
+    # ATOMIC_REQUESTS would ask the database before this can say that it is away.
+    @non_atomic_requests
     @never_cache
     @require_safe
     def health(request: HttpRequest) -> HttpResponseBase:

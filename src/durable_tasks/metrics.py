@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseFault
+from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse
 from django.utils.crypto import constant_time_compare
 from django.views.decorators.cache import never_cache
@@ -51,22 +52,30 @@ def view(*, token: str | None = None) -> Callable[[HttpRequest], HttpResponse]:
     if token is not None and not (isinstance(token, str) and token.strip()):
         raise ImproperlyConfigured("durable_tasks.metrics: token must be a text that is not empty.")
 
+    # ATOMIC_REQUESTS would ask the database before this can say that it is away.
+    @non_atomic_requests
     @never_cache
     @require_safe
     def metrics(request: HttpRequest) -> HttpResponse:
-        if not _has_token(request, token):
-            user = getattr(request, "user", None)  # absent without Django's middleware
-            if user is None or not user.is_authenticated:
-                headers = {"WWW-Authenticate": 'Bearer realm="durable_tasks"'}
-                return _text("A bearer token is needed.", 401, headers)
-            if not (user.is_active and user.is_staff and user.has_perm(PERMISSION)):
-                return _text("You may not view jobs.", 403)
         try:
-            return _answer(request)
+            return _refusal(request, token) or _answer(request)
         except DatabaseFault:
             return _text("The database can't be asked.", 503)
 
     return metrics
+
+
+def _refusal(request: HttpRequest, token: str | None) -> HttpResponse | None:
+    """Return the answer to those who may not read the metrics."""
+    if _has_token(request, token):
+        return None
+    user = getattr(request, "user", None)  # absent without Django's middleware
+    if user is None or not user.is_authenticated:
+        headers = {"WWW-Authenticate": 'Bearer realm="durable_tasks"'}
+        return _text("A bearer token is needed.", 401, headers)
+    if not (user.is_active and user.is_staff and user.has_perm(PERMISSION)):
+        return _text("You may not view jobs.", 403)
+    return None
 
 
 def _text(text: str, status: int, headers: dict[str, str] | None = None) -> HttpResponse:

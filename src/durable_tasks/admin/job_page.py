@@ -14,11 +14,10 @@ from django.utils.translation import gettext as _
 
 from .. import clock
 from ..models import Job, PeriodicTask, Worker
-from ..options import SECRETS
 from ..redaction import redacted, redacted_text
 from ..search import JobSearch, SearchError
 from ..statuses import ENDED, JobStatus
-from .base import Moment, durable_backends, duration
+from .base import Moment, duration, secrets_of
 from .job_list import Row
 from .timeline import kind_of, time_in, timeline_of
 from .tracebacks import Block, blocks
@@ -74,8 +73,7 @@ class Progress:
 def context(request: HttpRequest, job: Job, admin_name: str) -> dict[str, Any]:
     """Return what the template of the page shows. ``admin_name``: of the admin site."""
     now = clock.now()
-    backend = durable_backends().get(job.backend_name)
-    redact = backend.durable_options.redact if backend else SECRETS
+    redact = secrets_of(job.backend_name)
     list_url = reverse("admin:durable_tasks_job_changelist", current_app=admin_name)
     return {
         "job": job,

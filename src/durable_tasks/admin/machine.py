@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from django.contrib import messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.utils import quote, unquote
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import router
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
@@ -41,6 +43,26 @@ class MachineAdmin(ReadOnlyAdmin):
         # Not a copy that may lag behind: who has pressed a button wants to see what it did.
         return super().get_queryset(request).using(jobs_database())
 
+    def get_object(self, request: HttpRequest, object_id: str, from_field: Any = None) -> Any:
+        if not self._is_key(object_id):
+            return None
+        return super().get_object(request, object_id, from_field)
+
+    def response_action(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        if all(map(self._is_key, request.POST.getlist(ACTION_CHECKBOX_NAME))):
+            return super().response_action(request, *args, **kwargs)
+        self.message_user(request, _("What was selected is no longer there."), messages.WARNING)
+        return HttpResponseRedirect(request.get_full_path())
+
+    def _is_key(self, text: str) -> bool:
+        """Return whether a database can look for this row; not all of them take any text."""
+        key = self.opts.pk
+        try:
+            key.run_validators(key.to_python(text))
+        except (ValidationError, OverflowError):
+            return False
+        return "\0" not in text
+
     def may(self, request: HttpRequest, act: str) -> bool:
         """Return whether the user may do this."""
         return bool(request.user.has_perm(f"durable_tasks.{self.acts[act]}"))
@@ -58,6 +80,8 @@ class MachineAdmin(ReadOnlyAdmin):
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         if act not in self.acts or not self.may(request, act):
+            raise PermissionDenied
+        if not self.has_view_permission(request):
             raise PermissionDenied
         obj = self.get_object(request, unquote(object_id))
         if obj is None:

@@ -20,10 +20,11 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from ..chores.schedule import LAST_JOBS, Timetable
 from ..models import PeriodicTask
+from ..redaction import redacted
 from ..state import LATE_AFTER, Look, durable_backends
 from ..timetable import next_time
 from .bars import SHOWN, Run, bars, runs_of
-from .base import as_json
+from .base import as_json, secrets_of
 from .in_words import in_words
 from .machine import MachineAdmin, ago, dotted, length, pill, when
 from .periodic_form import CATCH_UP, OVERLAP, PeriodicTaskForm, schedulable
@@ -160,6 +161,7 @@ class PeriodicTaskAdmin(MachineAdmin):
         times, problem = _next_times(row)
         job_list = reverse(f"{self.admin_site.name}:durable_tasks_job_changelist")
         catch_up, overlap = dict(CATCH_UP), dict(OVERLAP)
+        secrets = secrets_of(row.backend_name)
         runs = [(run, self.job_url(run.id)) for run in reversed(row.dt_runs)]
         return {
             "row": row,
@@ -182,8 +184,8 @@ class PeriodicTaskAdmin(MachineAdmin):
                 (_("Backend"), row.backend_name),
             ],
             "calls": [
-                (_("Arguments"), as_json(row.args)),
-                (_("Keyword arguments"), as_json(row.kwargs)),
+                (_("Arguments"), as_json(redacted(row.args, secrets))),
+                (_("Keyword arguments"), as_json(redacted(row.kwargs, secrets))),
             ]
             if row.args is not None
             else [],

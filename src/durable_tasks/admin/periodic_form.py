@@ -11,10 +11,12 @@ from django.utils.translation import gettext_lazy
 from .. import clock
 from ..compat import TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
 from ..models import PeriodicTask
+from ..redaction import redacted, restored
 from ..results import find_task
 from ..schedules import parse_schedule
 from ..state import durable_backends
 from ..timetable import Entry, entry_of_row, next_time
+from .base import secrets_of
 from .machine import jobs_database
 
 CATCH_UP = (
@@ -128,8 +130,9 @@ class PeriodicTaskForm(forms.ModelForm):  # type: ignore[type-arg]
             self.fields["backend_name"].widget = forms.HiddenInput()
             self.initial.setdefault("backend_name", next(iter(schedulable())))
         for name, nothing in (("args", []), ("kwargs", {})):
-            if self.initial.get(name) is None:
-                self.initial[name] = nothing
+            given = self.initial.get(name)
+            secrets = secrets_of(self.instance.backend_name)
+            self.initial[name] = nothing if given is None else redacted(given, secrets)
         if self.instance.pk is not None:
             self.fields["backend_name"].disabled = True
 
@@ -169,6 +172,8 @@ class PeriodicTaskForm(forms.ModelForm):  # type: ignore[type-arg]
         ):
             if name not in self.errors and not isinstance(data[name], kind):
                 self.add_error(name, what)
+            # What was not shown, and so can't have been changed, stays.
+            data[name] = restored(data[name], getattr(self.instance, name))
 
     def _check_name(self, alias: str, name: str | None) -> None:
         if not name:
