@@ -59,13 +59,17 @@ def _check(arguments: list[tuple[str, Any]]) -> None:
     """Raise ``SearchError`` for values that no job can have, or too many or too deep ones."""
     count = 0
     left = [(path.count("."), path, value) for path, value in arguments]
+    if any(_is_no_place(key) for path, value in arguments for key in path.split(".")):
+        raise SearchError(_("Places in a list are numbered from 0 on."))
     while left:
         level, path, value = left.pop()
         texts: list[Any] = [*value] if isinstance(value, dict) else [value]
         if isinstance(value, dict | list):
             items = value.values() if isinstance(value, dict) else value
             left += [(level + 1, path, item) for item in items]
-        if any(map(is_beyond, texts)):
+        if any(map(is_beyond, texts)) or (
+            isinstance(value, dict) and any(map(_is_no_place, value))
+        ):
             raise SearchError(_("What is asked for of “%s” is in no job.") % path[:100])
         count += 1
         if level > MOST_LEVELS or count + len(left) > MOST_VALUES:
@@ -73,6 +77,14 @@ def _check(arguments: list[tuple[str, Any]]) -> None:
                 _("This asks for too much at once: %(values)d values at most, %(levels)d deep.")
                 % {"values": MOST_VALUES, "levels": MOST_LEVELS}
             )
+
+
+def _is_no_place(key: str) -> bool:
+    """Return whether a key is a number that databases take for a place in a list, and is none."""
+    try:
+        return not 0 <= int(key) < 1 << 31
+    except ValueError:
+        return False
 
 
 def is_beyond(value: Any) -> bool:

@@ -26,7 +26,6 @@ from ..compat import task_backends
 from ..models import Job
 from ..options import SECRETS
 
-
 # A database that can't be reached, or is overloaded; what it refuses is another matter.
 AWAY = (OperationalError, InterfaceError)
 

@@ -19,7 +19,7 @@ from ..search import JobSearch, SearchError
 from ..statuses import ENDED, JobStatus
 from .base import Moment, duration, secrets_of
 from .job_list import Row
-from .timeline import kind_of, time_in, timeline_of
+from .timeline import entries_of, kind_of, time_in, timeline_of
 from .tracebacks import Block, blocks
 
 # A value with more lines or characters is folded.
@@ -138,15 +138,15 @@ def _failures(job: Job, redact: tuple[str, ...], now: datetime) -> list[Failure]
         Failure(
             number=entry.get("attempt"),
             kind=kind_of(entry),
-            exception_class_path=entry["exception_class_path"],
+            exception_class_path=str(entry["exception_class_path"]),
             message=_last_line(text),
             worker_id=entry.get("worker_id") or "",
             at=Moment.of(time_in(entry.get("finished_at")), now),
             blocks=list(blocks(text)),
         )
-        for entry in reversed(job.errors or ())
+        for entry in reversed(entries_of(job))
         if entry.get("exception_class_path")
-        for text in [redacted_text(entry.get("traceback") or "", redact)]
+        for text in [redacted_text(str(entry.get("traceback") or ""), redact)]
     ]
 
 

@@ -36,6 +36,8 @@ class MachineAdmin(ReadOnlyAdmin):
         css = {"all": ("durable_tasks/base.css", "durable_tasks/machine.css")}
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        if any("\0" in value for values in request.GET.lists() for value in values[1]):
+            return HttpResponseRedirect(self.list_url())  # PostgreSQL can't be asked for it
         title = capfirst(self.opts.verbose_name_plural)
         return super().changelist_view(request, {"title": title, **(extra_context or {})})
 

@@ -173,7 +173,8 @@ class PeriodicTaskForm(forms.ModelForm):  # type: ignore[type-arg]
             if name not in self.errors and not isinstance(data[name], kind):
                 self.add_error(name, what)
             # What was not shown, and so can't have been changed, stays.
-            data[name] = restored(data[name], getattr(self.instance, name))
+            if name not in self.errors:
+                data[name] = restored(data[name], getattr(self.instance, name))
 
     def _check_name(self, alias: str, name: str | None) -> None:
         if not name:
