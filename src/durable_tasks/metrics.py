@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseFault
-from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse
 from django.utils.crypto import constant_time_compare
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from .health import not_atomic
 from .histogram import add, middle
 from .history import COUNTS, Totals, totals_by_task
 from .state import MOST, Look, WorkerState
@@ -52,8 +52,7 @@ def view(*, token: str | None = None) -> Callable[[HttpRequest], HttpResponse]:
     if token is not None and not (isinstance(token, str) and token.strip()):
         raise ImproperlyConfigured("durable_tasks.metrics: token must be a text that is not empty.")
 
-    # ATOMIC_REQUESTS would ask the database before this can say that it is away.
-    @non_atomic_requests
+    @not_atomic
     @never_cache
     @require_safe
     def metrics(request: HttpRequest) -> HttpResponse:

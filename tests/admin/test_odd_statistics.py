@@ -32,8 +32,13 @@ class OddStatisticTests(AdminTests):
                 row(minute, **odd).save()
                 row(minute, task_path="c.d", runs={"40": 2}).save()
                 ErrorGroup.objects.create(
-                    backend_name="default", exception_class_path="E", count=1,
-                    hours=garbage, first_seen=at, last_seen=at, task_path="a.b",
+                    backend_name="default",
+                    exception_class_path="E",
+                    count=1,
+                    hours=garbage,
+                    first_seen=at,
+                    last_seen=at,
+                    task_path="a.b",
                     last_job_id=UUID(int=1),
                 )
                 series = history.series("1h")

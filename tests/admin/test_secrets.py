@@ -36,9 +36,15 @@ class SecretTests(AdminTests):
         self.ids["job"] = job.pk
         now = timezone.now()
         ErrorGroup.objects.create(
-            backend_name="default", exception_class_path="ValueError", count=1,
-            hours={int(time()) // 3600 * 3600: 1}, first_seen=now, last_seen=now,
-            message=text, task_path=ECHO, last_job_id=job.pk,
+            backend_name="default",
+            exception_class_path="ValueError",
+            count=1,
+            hours={int(time()) // 3600 * 3600: 1},
+            first_seen=now,
+            last_seen=now,
+            message=text,
+            task_path=ECHO,
+            last_job_id=job.pk,
         )
         self.form = {"backend_name": "default", "name": "mine", "enabled": "on", "spec": "1h"}
         self.form |= {"task_path": ECHO, "catch_up": "latest", "overlap": "allow", "args": "[1]"}
