@@ -3,9 +3,11 @@
 from urllib.parse import quote
 
 import pytest
+from django.test import override_settings
 
 from durable_tasks.models import Job, PeriodicTask
 from durable_tasks.statuses import JobStatus
+from tests.helpers import tasks_setting
 
 from .base import AdminTests
 
@@ -95,6 +97,21 @@ class HostileTests(AdminTests):
                         url = f"/admin/durable_tasks/{model}/{key}/{page}/"
                         self.ask(url)
                         self.ask(url, {}, "post")
+
+    @override_settings(TASKS=tasks_setting(schedulable=["tests.app.tasks.echo"]))
+    def test_the_form_of_a_periodic_task(self):
+        form = {"backend_name": "default", "name": "n", "task_path": "tests.app.tasks.echo"}
+        form |= {"spec": "1h", "catch_up": "latest", "overlap": "allow", "args": "[1]"}
+        for value in VALUES:
+            for name, text in (("args", f"[{value}]"), ("kwargs", f'{{"a": {value}}}')):
+                if "1,1" not in text and "9" * 5000 not in text and "[[]]" not in text:
+                    page = self.ask(self.url("periodictask_add"), form | {name: text}, "post")
+                    self.assertEqual(page.status_code, 200)
+        self.assertFalse(PeriodicTask.objects.exists())
+        for text in (*ODD, *TIMES):
+            for name in (*form, "kwargs", "time_zone", "queue_name", "priority"):
+                self.ask(self.url("periodictask_add"), form | {name: text}, "post")
+                PeriodicTask.objects.all().delete()
 
     def test_forms(self):
         job = self.job(5)

@@ -4,6 +4,7 @@ from typing import Any
 
 from django import forms
 from django.core.exceptions import ValidationError
+from django.forms.fields import InvalidJSONInput
 from django.utils.functional import lazy
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -52,6 +53,25 @@ def queue_choices() -> list[Any]:
     return [("", _("that of the task")), *((name, name) for name in sorted(names))]
 
 
+class JSONField(forms.JSONField):
+    """Shows again what was typed, as it was: what it stands for may be no text at all."""
+
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        return initial if self.disabled else InvalidJSONInput(data or "")
+
+    def to_python(self, value: Any) -> Any:
+        try:
+            return super().to_python(value)
+        except (ValueError, RecursionError) as error:  # a number or a depth beyond Python's limits
+            raise ValidationError(self.error_messages["invalid"], "invalid") from error
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return bool(super().has_changed(initial, data))
+        except (ValueError, RecursionError):
+            return True
+
+
 class PeriodicTaskForm(forms.ModelForm):  # type: ignore[type-arg]
     backend_name = forms.ChoiceField(
         label=gettext_lazy("Backend"),
@@ -76,13 +96,13 @@ class PeriodicTaskForm(forms.ModelForm):  # type: ignore[type-arg]
         max_length=100,
         help_text=gettext_lazy("Of a crontab, such as Europe/Berlin. Empty: that of the project."),
     )
-    args = forms.JSONField(
+    args = JSONField(
         label=gettext_lazy("Arguments"),
         required=False,
         widget=forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField dt-code"}),
         help_text=gettext_lazy('A JSON list, such as [1, "two"].'),
     )
-    kwargs = forms.JSONField(
+    kwargs = JSONField(
         label=gettext_lazy("Keyword arguments"),
         required=False,
         widget=forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField dt-code"}),
