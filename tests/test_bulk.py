@@ -162,6 +162,17 @@ class BulkTests(WorkerTestCase):
         self.assertEqual(Job.objects.filter(task_path="a.b").count(), 15)
         self.assertEqual(self.progress(id)["changed"], 0)
 
+    def test_what_acts_on_all_is_not_repeated_by_an_act_on_all(self) -> None:
+        make_jobs(5, status="FAILED", task_path="a.b", finished_at=timezone.now())
+        make_jobs(1, status="FAILED", task_path=bulk.act.module_path, finished_at=timezone.now())
+        for action in ("retry", "copy", "run"):
+            id = self.start(action, status="FAILED", task_path="")
+            self.work()
+            self.assertNotEqual(Job.objects.get(id=id).return_value, None)
+        paths = Job.objects.filter(task_path=bulk.act.module_path)
+        self.assertEqual(paths.count(), 4)
+        self.assertEqual(paths.filter(status="FAILED").count(), 1)
+
     def test_it_makes_way_and_goes_on(self) -> None:
         make_jobs(35, status="FAILED", task_path="a.b", finished_at=timezone.now())
         id = self.start("mark", status="FAILED")

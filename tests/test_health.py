@@ -2,17 +2,19 @@ import json
 import os
 import subprocess
 from datetime import timedelta
+from importlib.util import find_spec
 from io import StringIO
 from typing import Any
 from unittest import mock
 
 from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.base import BaseHandler
 from django.core.management import call_command
 from django.core.management.base import CommandError
-from django.db import OperationalError
+from django.db import OperationalError, connections
 from django.test import RequestFactory, SimpleTestCase, override_settings
 
-from durable_tasks import health, state
+from durable_tasks import health, metrics, state
 from durable_tasks.health import Check, Thresholds, report
 from durable_tasks.models import Statistic
 from durable_tasks.schedules import Duration
@@ -238,6 +240,15 @@ class ViewTests(StateTestCase):
             response = self.get(health.view())
         self.assertEqual(response.status_code, 503)
         self.assertEqual(json.loads(response.content), {"status": "unknown"})
+
+    def test_no_transaction_is_begun_before_it_can_say_so(self) -> None:
+        views = [health.view()]
+        if find_spec("prometheus_client"):
+            views.append(metrics.view())
+        for alias in connections:
+            with mock.patch.dict(connections[alias].settings_dict, {"ATOMIC_REQUESTS": True}):
+                for view in views:
+                    self.assertIs(BaseHandler().make_view_atomic(view), view)
 
     def test_bad_arguments_are_told_when_the_urls_are_made(self) -> None:
         for arguments, text in (

@@ -1,7 +1,7 @@
 from django.test import SimpleTestCase
 
 from durable_tasks.options import SECRETS
-from durable_tasks.redaction import MASK, is_secret, redacted, redacted_text
+from durable_tasks.redaction import MASK, is_secret, redacted, redacted_text, restored
 
 
 class RedactionTests(SimpleTestCase):
@@ -28,11 +28,29 @@ class RedactionTests(SimpleTestCase):
             ('{"api_key": "a b", "x": 1}', f'{{"api_key": {MASK}, "x": 1}}'),
             ("{'secret': 'a\\'b', 'y': 2}", f"{{'secret': {MASK}, 'y': 2}}"),
             ("login(token = abc)", f"login(token = {MASK})"),
+            ("sign(token=b'a', x)", f"sign(token={MASK}, x)"),
+            ("Authorization: Bearer ab.cd, next", f"Authorization: {MASK}, next"),
+            ("tokens=['a', 'b'] x", f"tokens={MASK} x"),
+            ("secret: Decimal('1') x", f"secret: {MASK} x"),
+            ("amqp://u:pw@host:1/v failed", f"amqp://u:{MASK}@host:1/v failed"),
+            ("http://host:80/a@b", "http://host:80/a@b"),
             ("ValueError: wrong password hunter2", "ValueError: wrong password hunter2"),
             ("File x.py, line 5\n  total = a + b", "File x.py, line 5\n  total = a + b"),
         ):
             with self.subTest(text):
                 self.assertEqual(redacted_text(text, SECRETS), expected)
+
+    def test_what_was_masked_is_put_back(self) -> None:
+        before = {"user": "ada", "password": "x", "list": [{"token": 5}, 1]}
+        shown = redacted(before, SECRETS)
+        self.assertEqual(restored(shown, before), before)
+        shown["list"].append(MASK)
+        shown["other"] = MASK
+        del shown["password"]
+        changed = {"user": "ada", "list": [{"token": 5}, 1, MASK], "other": MASK}
+        self.assertEqual(restored(shown, before), changed)
+        for odd in (None, [], 5, "x"):
+            self.assertEqual(restored(shown, odd), shown)
 
     def test_patterns_match_whole_names_in_any_case(self) -> None:
         self.assertTrue(is_secret("PIN", ("pin",)))

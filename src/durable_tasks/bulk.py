@@ -139,6 +139,11 @@ ACTIONS = {
 }
 
 
+# What lets jobs run once more. Of jobs that act on all that match it would do what others were
+# allowed to, and to copies of copies: only who selects them, and may do what they do, repeats them.
+REPEATS = frozenset({"run", "retry", "copy"})
+
+
 def start(search: Search, action: str, argument: Any, user: Any, using: str) -> UUID:
     """Enqueue a job that does ``action`` to all that match now; return its id.
 
@@ -334,6 +339,8 @@ class _Run:
                 self._lock()
                 if ids:
                     jobs = Job.objects.using(self._using).filter(self._search.matches(), id__in=ids)
+                    if self.progress["action"] in REPEATS:
+                        jobs = jobs.exclude(task_path=act.module_path)
                     progress["changed"] += self._action.word(jobs, self._argument)
                 self._write(progress)
             self._saved_at = now

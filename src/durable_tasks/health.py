@@ -10,6 +10,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseFault
+from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponseBase, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -304,6 +305,13 @@ def shown(seconds: float) -> str:
     return str(Duration(round(seconds)))
 
 
+def not_atomic[T: Callable[..., HttpResponseBase]](view: T) -> T:
+    """Let no database have ``ATOMIC_REQUESTS`` for a view: they would fail before it can answer."""
+    for alias in connections:
+        view = transaction.non_atomic_requests(using=alias)(view)
+    return view
+
+
 def view(
     *,
     backend_name: str | None = None,
@@ -323,6 +331,7 @@ def view(
             f"{backend_name!r} is no backend of durable_tasks in TASKS. Known: {', '.join(known)}."
         )
 
+    @not_atomic
     @never_cache
     @require_safe
     def health(request: HttpRequest) -> HttpResponseBase:

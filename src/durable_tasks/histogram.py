@@ -7,9 +7,12 @@ with two significant bits (Gil Tene, https://hdrhistogram.org), counted from 1 m
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import frexp, ldexp
+from typing import Any
 
 # Seconds: what is shorter is in bucket 0.
 SHORTEST = 1e-6
+# The last bucket that there is: longer than anything, and still a number.
+_LAST = 1000
 
 
 def bucket(seconds: float) -> int:
@@ -24,7 +27,7 @@ def middle(number: int) -> float:
     """Return the seconds in the middle of a bucket."""
     if number <= 0:
         return 0.0
-    exponent, quarter = divmod(number, 4)
+    exponent, quarter = divmod(min(number, _LAST), 4)
     return ldexp((quarter + 4.5) / 8, exponent + 1) * SHORTEST
 
 
@@ -36,6 +39,16 @@ def add(histograms: Iterable[Mapping[str, int] | Mapping[int, int]]) -> dict[int
             number = int(key)
             total[number] = total.get(number, 0) + count
     return total
+
+
+def whole(value: Any) -> dict[int, int]:
+    """Return a histogram as JSON has it with whole numbers as keys; without what is none."""
+    found = {}
+    for key, count in value.items() if isinstance(value, Mapping) else ():
+        text = str(key)
+        if isinstance(count, int) and text.isascii() and text.isdecimal() and len(text) < 18:
+            found[int(text)] = count
+    return found
 
 
 def percentiles(histogram: Mapping[int, int], ranks: Sequence[float]) -> list[float | None]:

@@ -19,7 +19,11 @@ from django.db import router
 from django.db.models import F, QuerySet, Sum
 
 from . import clock
+from .compat import task_backends
+from .histogram import whole
 from .models import ErrorGroup, Statistic
+from .options import SECRETS
+from .redaction import redacted_text
 from .tallies import (
     COUNTS,
     DEPTHS,
@@ -214,6 +218,7 @@ def error_groups(
 ) -> list[ErrorGroup]:
     """Return the groups that were seen since then, the latest first; ``most`` of them.
 
+    In their messages the values of secret names are masked.
     ``task``: whose last error was of this task. Times as ``clock.now()`` has them.
     """
     groups = ErrorGroup.objects.using(using or router.db_for_write(ErrorGroup)).filter(
@@ -221,13 +226,21 @@ def error_groups(
     )
     if task is not None:
         groups = groups.filter(task_path=task)
-    return list(groups.order_by("-last_seen", "id")[:most])
+    found = list(groups.order_by("-last_seen", "id")[:most])
+    for group in found:
+        group.message = redacted_text(group.message, _secrets_of(group.backend_name))
+    return found
+
+
+def _secrets_of(backend_name: str) -> tuple[str, ...]:
+    options = getattr(task_backends[backend_name], "durable_options", None)
+    return SECRETS if options is None else options.redact
 
 
 def by_hour(group: ErrorGroup, now: float, hours: int) -> list[int]:
     """Return how often it was raised in each of the last ``hours``, the present one last."""
     last = int(now) // 3600 * 3600
-    counts = {int(hour): count for hour, count in group.hours.items()}
+    counts = whole(group.hours)
     return [counts.get(last - 3600 * back, 0) for back in reversed(range(hours))]
 
 

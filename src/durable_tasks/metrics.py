@@ -18,6 +18,7 @@ from django.utils.crypto import constant_time_compare
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from .health import not_atomic
 from .histogram import add, middle
 from .history import COUNTS, Totals, totals_by_task
 from .state import MOST, Look, WorkerState
@@ -51,22 +52,29 @@ def view(*, token: str | None = None) -> Callable[[HttpRequest], HttpResponse]:
     if token is not None and not (isinstance(token, str) and token.strip()):
         raise ImproperlyConfigured("durable_tasks.metrics: token must be a text that is not empty.")
 
+    @not_atomic
     @never_cache
     @require_safe
     def metrics(request: HttpRequest) -> HttpResponse:
-        if not _has_token(request, token):
-            user = getattr(request, "user", None)  # absent without Django's middleware
-            if user is None or not user.is_authenticated:
-                headers = {"WWW-Authenticate": 'Bearer realm="durable_tasks"'}
-                return _text("A bearer token is needed.", 401, headers)
-            if not (user.is_active and user.is_staff and user.has_perm(PERMISSION)):
-                return _text("You may not view jobs.", 403)
         try:
-            return _answer(request)
+            return _refusal(request, token) or _answer(request)
         except DatabaseFault:
             return _text("The database can't be asked.", 503)
 
     return metrics
+
+
+def _refusal(request: HttpRequest, token: str | None) -> HttpResponse | None:
+    """Return the answer to those who may not read the metrics."""
+    if _has_token(request, token):
+        return None
+    user = getattr(request, "user", None)  # absent without Django's middleware
+    if user is None or not user.is_authenticated:
+        headers = {"WWW-Authenticate": 'Bearer realm="durable_tasks"'}
+        return _text("A bearer token is needed.", 401, headers)
+    if not (user.is_active and user.is_staff and user.has_perm(PERMISSION)):
+        return _text("You may not view jobs.", 403)
+    return None
 
 
 def _text(text: str, status: int, headers: dict[str, str] | None = None) -> HttpResponse:

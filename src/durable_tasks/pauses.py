@@ -56,6 +56,8 @@ def resume(backend_name: str, *, queue_name: str = "", task_path: str = "", by: 
     """
     if bool(queue_name) == bool(task_path):
         raise ValueError("resume() needs either queue_name or task_path.")
+    if "\0" in f"{backend_name}{queue_name}{task_path}":
+        return False  # not all databases can be asked for it
     rows = _rows().filter(backend_name=backend_name, queue_name=queue_name, task_path=task_path)
     deleted, _ = rows.delete()
     if deleted:

@@ -3,6 +3,7 @@
 import json
 import re
 from datetime import datetime, timedelta
+from math import isfinite
 from typing import Any
 
 from django.conf import settings
@@ -12,6 +13,11 @@ from django.utils.translation import gettext as _
 
 from . import clock
 
+# Of all values that are searched for: how many in all, and how deep they lie. What is asked for
+# beyond that is no question of a person, and more than a database takes in one statement.
+MOST_VALUES, MOST_LEVELS = 50, 20
+# Times that no zone and no page moves out of the calendar.
+_FIRST, _LAST = datetime(1900, 1, 1), datetime(9000, 1, 1)
 # Hexadecimal digits of an id's beginning that are told from a part of a task's path.
 LEAST_OF_AN_ID = 8
 
@@ -44,8 +50,54 @@ def parse_text(text: str) -> dict[str, Any]:
         else:
             at = _word(text, at, found)
     if arguments:
+        _check(arguments)
         found["arguments"] = tuple(arguments)
     return found
+
+
+def _check(arguments: list[tuple[str, Any]]) -> None:
+    """Raise ``SearchError`` for values that no job can have, or too many or too deep ones."""
+    count = 0
+    left = [(path.count("."), path, value) for path, value in arguments]
+    if any(_is_no_place(key) for path, value in arguments for key in path.split(".")):
+        raise SearchError(_("Places in a list are numbered from 0 on."))
+    while left:
+        level, path, value = left.pop()
+        texts: list[Any] = [*value] if isinstance(value, dict) else [value]
+        if isinstance(value, dict | list):
+            items = value.values() if isinstance(value, dict) else value
+            left += [(level + 1, path, item) for item in items]
+        if any(map(is_beyond, texts)) or (
+            isinstance(value, dict) and any(map(_is_no_place, value))
+        ):
+            raise SearchError(_("What is asked for of “%s” is in no job.") % path[:100])
+        count += 1
+        if level > MOST_LEVELS or count + len(left) > MOST_VALUES:
+            raise SearchError(
+                _("This asks for too much at once: %(values)d values at most, %(levels)d deep.")
+                % {"values": MOST_VALUES, "levels": MOST_LEVELS}
+            )
+
+
+def _is_no_place(key: str) -> bool:
+    """Return whether a key is a number that databases take for a place in a list, and is none."""
+    try:
+        return not 0 <= int(key) < 1 << 31
+    except ValueError:
+        return False
+
+
+def is_beyond(value: Any) -> bool:
+    """Return whether no row can have this value: a text with a NUL or half a character, a number
+    without an end, or a time at an end of the calendar."""
+    match value:
+        case str():
+            return "\0" in value or any("\ud800" <= sign <= "\udfff" for sign in value)
+        case float():
+            return not isfinite(value)
+        case datetime():
+            return not _FIRST <= value.replace(tzinfo=None) <= _LAST
+    return False
 
 
 def _word(text: str, at: int, found: dict[str, Any]) -> int:
@@ -108,10 +160,13 @@ def parse_time(name: str, text: str) -> datetime:
 
     A time without a zone is in the current one. Raises ``SearchError``.
     """
-    if match := _AGO.fullmatch(text):
-        return clock.now() - timedelta(**{_UNITS[match[2]]: int(match[1])})
+    time: datetime | None
     try:
-        time = parse_datetime(text)
+        if match := _AGO.fullmatch(text):
+            time = clock.now() - timedelta(**{_UNITS[match[2]]: int(match[1])})
+        else:
+            time = parse_datetime(text)
+        time = None if is_beyond(time) else time
         if time is not None and timezone.is_naive(time) and settings.USE_TZ:
             time = timezone.make_aware(time)
         elif time is not None and timezone.is_aware(time) and not settings.USE_TZ:

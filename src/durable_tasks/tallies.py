@@ -13,7 +13,7 @@ from django.db.models import QuerySet, TextField
 from django.db.models.functions import Cast
 
 from .compat import task_backends
-from .histogram import add, middle, percentiles
+from .histogram import add, middle, percentiles, whole
 from .models import Statistic
 
 RANKS = (0.5, 0.95, 0.99)
@@ -128,7 +128,7 @@ def sum_of(many: Iterable[Totals]) -> Totals:
 def totals_of(values: list[Any]) -> Totals:
     """Return a row's ``COUNTS``, waits and runs."""
     *counts, waits, runs = values
-    sums = Totals(waits=add((waits,)), runs=add((runs,)))
+    sums = Totals(waits=whole(waits), runs=whole(runs))
     _count(sums, counts)
     return sums
 
@@ -235,7 +235,7 @@ def read(which: Filter, period: int, first: int, upto: int) -> Sums:
                 _merge(sums.runs, runs)
             _merge(point.totals.waits, waits)
     for sums in (*(point.totals for point in found.points.values()), *found.tasks.values()):
-        sums.waits, sums.runs = add((sums.waits,)), add((sums.runs,))
+        sums.waits, sums.runs = whole(sums.waits), whole(sums.runs)
     return found
 
 
@@ -249,8 +249,11 @@ def _count(sums: Totals, values: list[int]) -> None:
 
 def _merge(total: dict[Any, int], histogram: dict[str, int]) -> None:
     # Keys stay text until all is added: half of the time went into making numbers of them.
-    for key, count in histogram.items():
-        total[key] = total.get(key, 0) + count
+    try:
+        for key, count in histogram.items():
+            total[key] = total.get(key, 0) + count
+    except (AttributeError, TypeError):
+        pass  # no histogram: what is wrong in one row hides no other
 
 
 def _deepen(point: Point, values: list[int | None]) -> None:

@@ -16,7 +16,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from .models import Job
-from .search_text import SearchError
+from .search_text import SearchError, is_beyond
 from .state import Count
 from .statuses import ENDED, JobStatus
 from .store import store_for
@@ -137,11 +137,14 @@ class Window:
             values = json.loads(text)
             if None in values:
                 raise ValueError(text)
-            return tuple(
+            position = tuple(
                 Job._meta.get_field(name).clean(value, None)  # type: ignore[union-attr]
                 for name, value in zip(self.names, values, strict=True)
             )
-        except (ValueError, TypeError, RecursionError, ValidationError) as error:
+            if any(map(is_beyond, position)):
+                raise ValueError(text)
+            return position
+        except (ValueError, TypeError, OverflowError, RecursionError, ValidationError) as error:
             raise SearchError(_("The link does not lead to a page of this list.")) from error
 
     # Looking ----------------------------------------------------------------------------------

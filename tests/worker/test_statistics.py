@@ -398,6 +398,37 @@ class CountTests(StoreTestCase):
             list(found), [("default", 600, at, 2), ("default", 3600, at // 3600 * 3600, 2)]
         )
 
+    def test_a_row_that_is_no_histogram_stops_nobody(self):
+        for garbage in ([], "x", {"a": 1}, {"5": "x"}, {"5": None}):
+            Statistic.objects.all().delete()
+            self.statistics.count(self.finished(1))
+            self.write()
+            Statistic.objects.update(waits=garbage, runs=garbage)
+            self.statistics.count(self.finished(1))
+            self.write()
+            for period in (0, 3600):
+                sums = sum(
+                    row.successful
+                    for row in Statistic.objects.filter(period=period).exclude(task_path="")
+                )
+                self.assertEqual(sums, 2, (garbage, period))
+
+    def test_a_clock_that_is_put_back_loses_nothing(self):
+        clock = self.statistics._clock
+        real = clock.micros
+        self.statistics.count(self.finished(2))
+        self.write()
+        for hours in (-1, 1, -30):
+            with mock.patch.object(
+                Clock, "micros", lambda self, hours=hours: real() + hours * 3_600_000_000
+            ):
+                self.statistics.count(self.finished(1))
+                self.write()
+                self.assertGreater(self.statistics.due_at, time.monotonic() - 1)
+                self.assertLess(self.statistics.due_at, time.monotonic() + 61)
+        total = Statistic.objects.get(period=0)
+        self.assertEqual(total.successful, 5)
+
     def test_workers_do_not_write_all_at_once(self):
         seconds = {round(self.new()._second) for _ in range(50)}
         self.assertGreater(len(seconds), 10)

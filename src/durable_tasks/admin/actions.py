@@ -227,6 +227,7 @@ def in_words(search: JobSearch) -> list[tuple[str, str]]:
 def _act_on_selected(model_admin: "JobAdmin", request: HttpRequest, wanted: Wanted) -> HttpResponse:
     using = jobs_database()
     jobs = Job.objects.using(using).filter(id__in=wanted.ids)
+    _refuse_to_repeat(model_admin, request, wanted, jobs)
     rows = {job.id: job for job in jobs.only(*_STATE, "task_path")}
     before = _states(jobs)
     changed = wanted.action.word(jobs, wanted.argument)
@@ -249,6 +250,18 @@ def _act_on_selected(model_admin: "JobAdmin", request: HttpRequest, wanted: Want
     if changed:
         _log(request, touched or list(rows.values()), wanted)
     return HttpResponseRedirect(_back_url(model_admin, wanted, gone=not after))
+
+
+def _refuse_to_repeat(
+    model_admin: "JobAdmin", request: HttpRequest, wanted: Wanted, jobs: Any
+) -> None:
+    """Raise ``PermissionDenied`` if a job would do to all that match what the user may not do."""
+    if wanted.name not in bulk.REPEATS:
+        return
+    for kwargs in jobs.filter(task_path=bulk.act.module_path).values_list("kwargs", flat=True):
+        action = bulk.ACTIONS.get(str(kwargs.get("action")))
+        if action and not model_admin.has_job_permission(request, action.permission):
+            raise PermissionDenied
 
 
 def _states(jobs: Any) -> dict[UUID, tuple[Any, ...]]:

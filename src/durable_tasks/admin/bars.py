@@ -1,9 +1,11 @@
 """The last runs of a periodic task as small bars: height is the run time, colour the status."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -56,12 +58,21 @@ class Run:
 
 def runs_of(rows: Iterable[PeriodicTask], most: int) -> dict[int, list[Run]]:
     """Return by row id the last runs, the latest last: one query, by the jobs' ids."""
-    wanted = {row.pk: [str(id) for id in (row.last_job_ids or [])][-most:] for row in rows}
+    wanted = {row.pk: _ids(row.last_job_ids)[-most:] for row in rows}
     ids = {id for each in wanted.values() for id in each}
     columns = ("id", "status", "run_at", "last_attempted_at", "finished_at")
     jobs = Job.objects.using(jobs_database()).filter(id__in=ids).values_list(*columns)
     found = {str(id): _run(str(id), *rest) for id, *rest in jobs} if ids else {}
     return {pk: [found.get(id, Run(id)) for id in each] for pk, each in wanted.items()}
+
+
+def _ids(given: Any) -> list[str]:
+    """Return the ids of jobs in what a row has; what is none is left out."""
+    found = []
+    for id in given if isinstance(given, list) else ():
+        with suppress(ValueError):
+            found.append(str(UUID(str(id))))
+    return found
 
 
 def _run(

@@ -1,15 +1,20 @@
 """What the admin's pages share."""
 
 import json
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import wraps
 from typing import Any
 
 from django.conf import settings
 from django.contrib import admin
-from django.db import router
+from django.db import InterfaceError, OperationalError, router
 from django.http import HttpRequest
 from django.template.loader import render_to_string
+from django.template.response import TemplateResponse
+from django.urls import URLPattern
 from django.utils import formats, timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -18,7 +23,14 @@ from django.utils.translation import ngettext
 
 from .. import clock
 from ..models import Job
+from ..options import SECRETS
+from ..state import durable_backends
 from .figures import NONE, rough
+
+# A database that can't be reached, or is overloaded; what it refuses is another matter.
+AWAY = (OperationalError, InterfaceError)
+
+logger = logging.getLogger("durable_tasks")
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -30,6 +42,14 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     class Media:
         css = {"all": ["durable_tasks/base.css"]}
 
+    @property
+    def urls(self) -> list[URLPattern]:
+        """The addresses of the pages, which say so if the jobs' database does not answer."""
+        patterns: list[URLPattern] = self.get_urls()
+        for pattern in patterns:
+            pattern.callback = _answering(pattern.callback, self.admin_site)
+        return patterns
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
@@ -40,9 +60,37 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
 
+def _answering(view: Callable[..., Any], site: admin.AdminSite) -> Callable[..., Any]:
+    """Return the view with a page of its own for a database that is away."""
+
+    @wraps(view)
+    def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return view(request, *args, **kwargs)
+        except AWAY:
+            logger.exception("The database of the jobs does not answer.")
+        # Without what the site shows on each page: that may need the same database.
+        context = {
+            "title": _("The database of the jobs does not answer"),
+            "site_title": site.site_title,
+            "site_header": site.site_header,
+            "site_url": site.site_url,
+            "has_permission": False,
+        }
+        return TemplateResponse(request, "admin/durable_tasks/away.html", context, status=503)
+
+    return answer
+
+
 def jobs_database() -> str:
     """Return the alias of the database that pages about jobs read: that which workers write to."""
     return router.db_for_write(Job)
+
+
+def secrets_of(backend_name: str) -> tuple[str, ...]:
+    """Return the patterns of the names whose values are not shown of a backend's jobs."""
+    backend = durable_backends().get(backend_name)
+    return backend.durable_options.redact if backend else SECRETS
 
 
 def as_json(value: Any) -> SafeString:

@@ -14,15 +14,13 @@ from django.utils.translation import gettext as _
 
 from .. import clock
 from ..models import Job, PeriodicTask, Worker
-from ..options import SECRETS
 from ..redaction import redacted, redacted_text
 from ..search import JobSearch, SearchError
-from ..state import durable_backends
 from ..statuses import ENDED, JobStatus
-from .base import Moment
+from .base import Moment, secrets_of
 from .figures import duration
 from .job_list import Row
-from .timeline import kind_of, time_in, timeline_of
+from .timeline import entries_of, kind_of, time_in, timeline_of
 from .tracebacks import Block, blocks
 
 # A value with more lines or characters is folded.
@@ -76,8 +74,7 @@ class Progress:
 def context(request: HttpRequest, job: Job, admin_name: str) -> dict[str, Any]:
     """Return what the template of the page shows. ``admin_name``: of the admin site."""
     now = clock.now()
-    backend = durable_backends().get(job.backend_name)
-    redact = backend.durable_options.redact if backend else SECRETS
+    redact = secrets_of(job.backend_name)
     list_url = reverse("admin:durable_tasks_job_changelist", current_app=admin_name)
     return {
         "job": job,
@@ -142,15 +139,15 @@ def _failures(job: Job, redact: tuple[str, ...], now: datetime) -> list[Failure]
         Failure(
             number=entry.get("attempt"),
             kind=kind_of(entry),
-            exception_class_path=entry["exception_class_path"],
+            exception_class_path=str(entry["exception_class_path"]),
             message=_last_line(text),
             worker_id=entry.get("worker_id") or "",
             at=Moment.of(time_in(entry.get("finished_at")), now),
             blocks=list(blocks(text)),
         )
-        for entry in reversed(job.errors or ())
+        for entry in reversed(entries_of(job))
         if entry.get("exception_class_path")
-        for text in [redacted_text(entry.get("traceback") or "", redact)]
+        for text in [redacted_text(str(entry.get("traceback") or ""), redact)]
     ]
 
 

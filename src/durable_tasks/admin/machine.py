@@ -3,14 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
+from django.contrib import messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.utils import quote, unquote
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
+from django.utils.translation import gettext as _
 
 from .base import ReadOnlyAdmin, jobs_database
 
@@ -28,12 +31,34 @@ class MachineAdmin(ReadOnlyAdmin):
         css = {"all": ("durable_tasks/base.css", "durable_tasks/machine.css")}
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        if any("\0" in value for values in request.GET.lists() for value in values[1]):
+            return HttpResponseRedirect(self.list_url())  # PostgreSQL can't be asked for it
         title = capfirst(self.opts.verbose_name_plural)
         return super().changelist_view(request, {"title": title, **(extra_context or {})})
 
     def get_queryset(self, request: HttpRequest) -> "QuerySet[Any]":
         # Not a copy that may lag behind: who has pressed a button wants to see what it did.
         return super().get_queryset(request).using(jobs_database())
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: Any = None) -> Any:
+        if not self._is_key(object_id):
+            return None
+        return super().get_object(request, object_id, from_field)
+
+    def response_action(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        if all(map(self._is_key, request.POST.getlist(ACTION_CHECKBOX_NAME))):
+            return super().response_action(request, *args, **kwargs)
+        self.message_user(request, _("What was selected is no longer there."), messages.WARNING)
+        return HttpResponseRedirect(request.get_full_path())
+
+    def _is_key(self, text: str) -> bool:
+        """Return whether a database can look for this row; not all of them take any text."""
+        key = self.opts.pk
+        try:
+            key.run_validators(key.to_python(text))
+        except (ValidationError, OverflowError):
+            return False
+        return "\0" not in text
 
     def may(self, request: HttpRequest, act: str) -> bool:
         """Return whether the user may do this."""
@@ -52,6 +77,8 @@ class MachineAdmin(ReadOnlyAdmin):
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         if act not in self.acts or not self.may(request, act):
+            raise PermissionDenied
+        if not self.has_view_permission(request):
             raise PermissionDenied
         obj = self.get_object(request, unquote(object_id))
         if obj is None:

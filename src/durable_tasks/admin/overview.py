@@ -22,6 +22,7 @@ from ..models import ErrorGroup, Job, Statistic
 from ..state import Look, QueueState, durable_backends
 from . import overview_tables as tables
 from . import overview_tiles as tiles
+from .base import AWAY, logger
 from .overview_charts import charts
 from .overview_links import Links
 
@@ -191,15 +192,19 @@ def page(request: HttpRequest, site: admin.AdminSite) -> dict[str, Any] | None:
         return None
     choice = Choice.of(request)
     overview = Overview(request, site, choice)
-    data, endpoint = overview.data(), overview.links.overview()
+    try:
+        data, filters = overview.data(), overview.filters()
+    except AWAY:
+        logger.exception("The database of the jobs does not answer.")
+        return {"is_away": True}
     return {
         "choice": choice,
         "data": data,
         "text": json.dumps(data),
         "texts": json.dumps(_texts()),
         "ranges": overview.ranges(),
-        "filters": overview.filters(),
-        "endpoint": endpoint,
+        "filters": filters,
+        "endpoint": overview.links.overview(),
         "tables": {each["key"]: each for each in data["tables"]},
         "all": overview.links.here(backend="", queue="", task=""),
         "is_filtered": bool(choice.backend or choice.queue or choice.task),
@@ -243,7 +248,13 @@ class StatisticAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return [path("overview/", view, name=f"{Job._meta.app_label}_overview")]
 
     def overview(self, request: HttpRequest) -> JsonResponse:
-        """Answer with ``Overview.data()``; 403 for those who may not see jobs."""
+        """Answer with ``Overview.data()``; 403 for those who may not see jobs.
+
+        503 if the jobs' database is away.
+        """
         if not may_view(request, self.admin_site):
             return JsonResponse({"error": _("You may not see jobs.")}, status=403)
-        return JsonResponse(Overview(request, self.admin_site, Choice.of(request)).data())
+        try:
+            return JsonResponse(Overview(request, self.admin_site, Choice.of(request)).data())
+        except AWAY:
+            return JsonResponse({"error": _("The database does not answer.")}, status=503)

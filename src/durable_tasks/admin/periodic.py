@@ -20,10 +20,11 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from ..chores.schedule import LAST_JOBS, Timetable
 from ..models import PeriodicTask
+from ..redaction import redacted
 from ..state import LATE_AFTER, Look, durable_backends
 from ..timetable import next_time
 from .bars import SHOWN, Run, bars, runs_of
-from .base import ago, as_json, when
+from .base import ago, as_json, secrets_of, when
 from .figures import NONE, rough
 from .in_words import in_words
 from .machine import MachineAdmin, dotted, pill
@@ -158,6 +159,7 @@ class PeriodicTaskAdmin(MachineAdmin):
         times, problem = _next_times(row)
         job_list = reverse(f"{self.admin_site.name}:durable_tasks_job_changelist")
         catch_up, overlap = dict(CATCH_UP), dict(OVERLAP)
+        secrets = secrets_of(row.backend_name)
         runs = [
             (run, when(run.due, row.dt_now), when(run.began, row.dt_now), self.job_url(run.id))
             for run in reversed(row.dt_runs)
@@ -183,8 +185,8 @@ class PeriodicTaskAdmin(MachineAdmin):
                 (_("Backend"), row.backend_name),
             ],
             "calls": [
-                (_("Arguments"), as_json(row.args)),
-                (_("Keyword arguments"), as_json(row.kwargs)),
+                (_("Arguments"), as_json(redacted(row.args, secrets))),
+                (_("Keyword arguments"), as_json(redacted(row.kwargs, secrets))),
             ]
             if row.args is not None
             else [],

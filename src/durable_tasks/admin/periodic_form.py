@@ -4,6 +4,7 @@ from typing import Any
 
 from django import forms
 from django.core.exceptions import ValidationError
+from django.forms.fields import InvalidJSONInput
 from django.utils.functional import lazy
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -11,11 +12,12 @@ from django.utils.translation import gettext_lazy
 from .. import clock
 from ..compat import TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
 from ..models import PeriodicTask
+from ..redaction import redacted, restored
 from ..results import find_task
 from ..schedules import parse_schedule
 from ..state import durable_backends
 from ..timetable import Entry, entry_of_row, next_time
-from .base import jobs_database
+from .base import jobs_database, secrets_of
 
 CATCH_UP = (
     ("latest", gettext_lazy("one run for all that were missed")),
@@ -50,6 +52,25 @@ def queue_choices() -> list[Any]:
     return [("", _("that of the task")), *((name, name) for name in sorted(names))]
 
 
+class JSONField(forms.JSONField):
+    """Shows again what was typed, as it was: what it stands for may be no text at all."""
+
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        return initial if self.disabled else InvalidJSONInput(data or "")
+
+    def to_python(self, value: Any) -> Any:
+        try:
+            return super().to_python(value)
+        except (ValueError, RecursionError) as error:  # a number or a depth beyond Python's limits
+            raise ValidationError(self.error_messages["invalid"], "invalid") from error
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return bool(super().has_changed(initial, data))
+        except (ValueError, RecursionError):
+            return True
+
+
 class PeriodicTaskForm(forms.ModelForm):  # type: ignore[type-arg]
     backend_name = forms.ChoiceField(
         label=gettext_lazy("Backend"),
@@ -74,13 +95,13 @@ class PeriodicTaskForm(forms.ModelForm):  # type: ignore[type-arg]
         max_length=100,
         help_text=gettext_lazy("Of a crontab, such as Europe/Berlin. Empty: that of the project."),
     )
-    args = forms.JSONField(
+    args = JSONField(
         label=gettext_lazy("Arguments"),
         required=False,
         widget=forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField dt-code"}),
         help_text=gettext_lazy('A JSON list, such as [1, "two"].'),
     )
-    kwargs = forms.JSONField(
+    kwargs = JSONField(
         label=gettext_lazy("Keyword arguments"),
         required=False,
         widget=forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField dt-code"}),
@@ -128,8 +149,9 @@ class PeriodicTaskForm(forms.ModelForm):  # type: ignore[type-arg]
             self.fields["backend_name"].widget = forms.HiddenInput()
             self.initial.setdefault("backend_name", next(iter(schedulable())))
         for name, nothing in (("args", []), ("kwargs", {})):
-            if self.initial.get(name) is None:
-                self.initial[name] = nothing
+            given = self.initial.get(name)
+            secrets = secrets_of(self.instance.backend_name)
+            self.initial[name] = nothing if given is None else redacted(given, secrets)
         if self.instance.pk is not None:
             self.fields["backend_name"].disabled = True
 
@@ -169,6 +191,9 @@ class PeriodicTaskForm(forms.ModelForm):  # type: ignore[type-arg]
         ):
             if name not in self.errors and not isinstance(data[name], kind):
                 self.add_error(name, what)
+            # What was not shown, and so can't have been changed, stays.
+            if name not in self.errors:
+                data[name] = restored(data[name], getattr(self.instance, name))
 
     def _check_name(self, alias: str, name: str | None) -> None:
         if not name:

@@ -130,7 +130,7 @@ class QueueAdmin(MachineAdmin):
     def _change(self, request: HttpRequest, act: str) -> HttpResponse:
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
-        if not self.may(request, act):
+        if not (self.may(request, act) and self.has_view_permission(request)):
             raise PermissionDenied
         backend_name = request.POST.get("backend", "")
         queue_name, task_path = request.POST.get("queue", ""), request.POST.get("task", "")

@@ -81,10 +81,17 @@ class _Scale:
         return Bar(kind, text, f"{min(max(x, 0), 100 - width):.3f}%", f"{width:.3f}%")
 
 
+def entries_of(job: Job) -> list[dict[str, Any]]:
+    """Return the errors of a job; what is none, such as from a row that was changed by hand, is
+    left out."""
+    errors = job.errors if isinstance(job.errors, list) else []
+    return [entry for entry in errors if isinstance(entry, dict)]
+
+
 def _attempts(job: Job, now: datetime) -> Iterator[Attempt]:
     """Yield the runs in their order, and the wait for the next one."""
     last = job.enqueued_at
-    for entry in job.errors or ():
+    for entry in entries_of(job):
         begin, end = time_in(entry.get("started_at")), time_in(entry.get("finished_at"))
         kind = kind_of(entry)
         yield Attempt(

@@ -46,6 +46,11 @@ def is_text(text: str) -> bool:
     return "\0" not in text
 
 
+def plain(text: object) -> str:
+    """Return a text of a job or a worker without what would steer a terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in str(text))
+
+
 def one_line_errors(parser: ArgumentParser) -> None:
     """Let the error about a bad value be one line, without the usage of ten above it."""
     parser.print_usage = lambda file=None: None  # type: ignore[method-assign]

@@ -10,6 +10,7 @@ from ..health import shown
 from ..history import Totals, by_hour, error_groups, series, totals
 from ..models import ErrorGroup
 from ..state import Look, QueueState, WorkerState
+from . import plain
 
 # A text and its style, one of STYLES.
 type Part = tuple[str, str]
@@ -65,11 +66,6 @@ class Section:
 def cells(text: str) -> int:
     """Return how many columns of a terminal a text takes."""
     return sum(2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text)
-
-
-def plain(text: object) -> str:
-    """Return a text of a job or a worker without what would steer a terminal."""
-    return "".join(sign if sign.isprintable() else "?" for sign in str(text))
 
 
 def span(seconds: float | None) -> str:

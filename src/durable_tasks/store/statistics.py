@@ -14,7 +14,7 @@ from uuid import UUID
 
 from django.db.models.constants import OnConflict
 
-from ..histogram import add
+from ..histogram import add, whole
 from ..models import ErrorGroup, Statistic
 from .base import Store
 from .database import TABLE, marks
@@ -136,9 +136,8 @@ class Errors:
 
 
 def _whole(histogram: Any) -> dict[int, int]:
-    """Return JSON with whole numbers as its keys."""
-    read = histogram if isinstance(histogram, Mapping) else json.loads(histogram)
-    return {int(key): count for key, count in read.items()}
+    """Return JSON with whole numbers as its keys; a worker must not end over what is none."""
+    return whole(json.loads(histogram) if isinstance(histogram, str | bytes) else histogram)
 
 
 class _Table:

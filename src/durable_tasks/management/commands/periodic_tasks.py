@@ -12,7 +12,7 @@ from ...chores.schedule import Timetable
 from ...compat import DEFAULT_TASK_BACKEND_ALIAS
 from ...models import PeriodicTask
 from ...timetable import Entry, entry_of, next_time
-from .. import durable_backend, one_line_errors
+from .. import durable_backend, one_line_errors, plain
 from .db_worker import above_zero
 
 
@@ -47,12 +47,12 @@ class Command(BaseCommand):
         for name, row in rows.items():
             if row.source != PeriodicTask.DATABASE:
                 text = "not in these settings; the next worker to start removes it"
-                self.stdout.write(f"{name}: {text}")
+                self.stdout.write(f"{plain(name)}: {text}")
                 continue
             try:
                 self._show(timetable.entry_for(row), row, options["count"])
             except Exception as error:
-                self.stdout.write(f"{name}: made in the admin, does not run: {error}")
+                self.stdout.write(plain(f"{name}: made in the admin, does not run: {error}"))
         if not timetable.periodic and not rows:
             self.stdout.write(f'TASKS["{backend.alias}"]["OPTIONS"]["periodic"] names none.')
 
@@ -64,9 +64,8 @@ class Command(BaseCommand):
             "no worker has seen it yet" if row is None else "",
             "disabled" if row is not None and not row.enabled else "",
         ]
-        self.stdout.write(
-            f"{self.style.MIGRATE_HEADING(entry.name)}: {', '.join(filter(None, notes))}"
-        )
+        text = plain(", ".join(filter(None, notes)))
+        self.stdout.write(f"{self.style.MIGRATE_HEADING(plain(entry.name))}: {text}")
         after: datetime | None = timezone.now()
         for _ in range(count):
             after = next_time(entry.when, after) if after is not None else None

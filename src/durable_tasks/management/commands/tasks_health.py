@@ -12,7 +12,7 @@ from django.db import Error as DatabaseFault
 
 from ... import health
 from ...health import Report, Thresholds
-from .. import durable_backend, one_line_errors, queue_names
+from .. import durable_backend, one_line_errors, plain, queue_names
 
 # What the exit code says.
 HEALTHY, UNHEALTHY, UNKNOWN = 0, 1, 2
@@ -100,9 +100,9 @@ class Command(BaseCommand):
         for check in report.checks:
             style = self.style.SUCCESS if check.is_ok else self.style.ERROR
             word = style("OK  " if check.is_ok else "FAIL")
-            self.stdout.write(f"{word}  {check.name:<11} {check.text}")
+            self.stdout.write(f"{word}  {check.name:<11} {plain(check.text)}")
         for note in report.notes:
-            self.stdout.write(f"{self.style.WARNING('NOTE')}  {note}")
+            self.stdout.write(f"{self.style.WARNING('NOTE')}  {plain(note)}")
 
 
 def _as_json(report: Report) -> dict[str, Any]:
