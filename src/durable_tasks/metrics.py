@@ -21,7 +21,7 @@ from django.views.decorators.http import require_safe
 from .health import not_atomic
 from .histogram import add, middle
 from .history import COUNTS, Totals, totals_by_task
-from .state import MOST, Look, WorkerState
+from .state import MOST_IN_ALL, MOST_OTHERS, Look, WorkerState
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -133,8 +133,9 @@ def _queues(look: Look) -> Iterator["Metric"]:
     queues = look.queues()
     yield _gauge(
         "jobs",
-        f"Jobs that wait or run, by status. Counted up to {MOST}: that value means as many or more."
-        " Paused: due, but their task is paused.",
+        f"Jobs that wait or run, by status. Of all queues together, {MOST_IN_ALL} ready ones are "
+        f"counted, and {MOST_OTHERS} of each other status: there may be more. "
+        "Paused: due, but their task is paused.",
         ("backend", "queue", "status"),
         [
             ((each.backend_name, each.name, status), getattr(each, status).value)
