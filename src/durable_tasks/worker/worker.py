@@ -190,8 +190,8 @@ class Worker:
             self._check_tables(store)
             self.clock.measure(store)
             if self.settings.options.statistics:
-                backend_name = self.settings.queues.backend_name
-                self._statistics = Statistics(backend_name, worker_id=self.id, clock=self.clock)
+                queues = self.settings.queues
+                self._statistics = Statistics(queues, worker_id=self.id, clock=self.clock)
             if not self._enter(store):
                 return
             try:
