@@ -5,12 +5,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from django.db import OperationalError, connections, router, transaction
-from django.db.models import Q
-from django.utils.module_loading import import_string
 from django.utils.translation import gettext as now_gettext
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
@@ -21,6 +19,7 @@ from .exceptions import Cancel, DurableTasksError, Snooze
 from .models import Job, JobQuerySet, Worker
 from .pauses import paused
 from .retry import fixed
+from .search import JobSearch, Step
 from .store import Store, store_for
 from .store.byhand import check_priority, check_queue
 from .tasks import task
@@ -33,27 +32,6 @@ SLICE = 10.0
 SAVE_EVERY = 1.0
 # How often a page is tried that meets a conflict with others, such as a deadlock.
 TRIES = 10
-
-
-class Step(Protocol):
-    """Some jobs that match, how many rows were looked at for them, and where to go on."""
-
-    ids: list[UUID]
-    looked: int
-    after: str | None
-
-
-class Search(Protocol):
-    """Which jobs, as ``JobSearch`` says it."""
-
-    @property
-    def backend_name(self) -> str: ...
-    def to_json(self) -> dict[str, Any]: ...
-    def matches(self) -> Q: ...
-    def count(self, using: str) -> Any: ...
-    def steps(
-        self, using: str, before: datetime, size: int = SIZE, after: str | None = None
-    ) -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +122,7 @@ ACTIONS = {
 REPEATS = frozenset({"run", "retry", "copy"})
 
 
-def start(search: Search, action: str, argument: Any, user: Any, using: str) -> UUID:
+def start(search: JobSearch, action: str, argument: Any, user: Any, using: str) -> UUID:
     """Enqueue a job that does ``action`` to all that match now; return its id.
 
     ``action``: a key of ``ACTIONS``. ``argument``: what that needs, or None. ``user``: who wants it
@@ -302,9 +280,7 @@ class _Run:
             "after": None,
         }
         self._metadata = job.metadata or {}
-        self._search: Search = import_string("durable_tasks.search.JobSearch").from_json(
-            asked["search"]
-        )
+        self._search = JobSearch.from_json(asked["search"])
         self._action = ACTIONS[asked["action"]]
         self._argument = asked["argument"]
         self._before = datetime.fromisoformat(asked["before"])

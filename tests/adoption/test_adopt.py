@@ -5,14 +5,13 @@ from datetime import timedelta
 from io import StringIO
 from unittest import mock
 
-from django.contrib import admin
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import OperationalError, ProgrammingError, connection, connections, transaction
 from django.test import override_settings
 from django.utils import timezone
 
-from durable_tasks.admin import JobAdmin
+from durable_tasks.admin import job_page
 from durable_tasks.adoption import adopt as moving
 from durable_tasks.adoption import tables
 from durable_tasks.adoption.adopt import Adopted
@@ -159,8 +158,8 @@ class FinishedTests(AdoptTestCase):
         found = tasks.mark.get_result(str(row.id))
         self.assertEqual([error.exception_class for error in found.errors], [ValueError])
         self.assertEqual(found.worker_ids, ["v", "w"])
-        shown = JobAdmin(Job, admin.site).tracebacks(Job.objects.get(id=row.id))
-        self.assertEqual(shown.count("<pre>"), 1)
+        shown = job_page._failures(Job.objects.get(id=row.id), (), timezone.now())
+        self.assertEqual([each.exception_class_path for each in shown], [path])
         found.retry()
         self.assertEqual(len(tasks.mark.get_result(str(row.id)).errors), 1)
 

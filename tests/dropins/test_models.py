@@ -495,7 +495,8 @@ class PlanTests(TestCase):
                 expected = {
                     "postgresql": f"Index Scan (on|using) {index}",
                     "sqlite": f"(SEARCH|SCAN) durable_tasks_job USING INDEX {index}",
-                    "mysql": f"durable_tasks_job (range|ref) .* {index}",
+                    # Here all these indexes begin with the status.
+                    "mysql": r"durable_tasks_job (range|ref) .* durable_job_(\w+) ",
                 }
                 self.assertRegex(plan, expected[connection.vendor])
                 self.assertNotRegex(

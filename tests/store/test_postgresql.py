@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from durable_tasks.compat import EXPRESSION_IDS
 from durable_tasks.models import Job
-from durable_tasks.store import NewJob, Store, store_for
+from durable_tasks.store import NewJob, Queues, Store, store_for
 from durable_tasks.store.postgresql import COPY_FROM
 
 from . import contract, plans, racing
@@ -60,7 +60,27 @@ class PostgreSQLPlanTests(plans.PlanContract):
         return (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
 
     def faults(self, plan: Any, indexes: set[str]) -> list[str]:
-        return list(_faults(plan, indexes, sorted_by=None))
+        return list(_faults(plan, indexes, above=None))
+
+    def test_with_old_statistics_no_least_value_is_looked_for_among_all(self) -> None:
+        every = Queues("default", None)
+        for status, *works in (
+            ("READY", lambda: self.claim(20, None), lambda: self.store.queue_names(every)),
+            ("SCHEDULED", lambda: self.store.next_due(), lambda: self.store.peek(every)),
+            ("PAUSED", lambda: self.store.resume("default", ["tests.app.tasks.add"])),
+        ):
+            Job.objects.all().delete()
+            with connection.cursor() as cursor:
+                cursor.execute(f"TRUNCATE {plans.TABLE}")  # its pages are counted, too
+            self.analyze_tables()
+            statements = [statement for work in works for statement in self.sent(work)]
+            make_jobs(3000, status=status)
+            for sql, params in statements:
+                with self.subTest(sql=sql):
+                    plan = self.explain(self.store, sql, params)
+                    self.assertEqual(
+                        [each for each in self.faults(plan, set()) if "above" in each], []
+                    )
 
     def test_a_claim_from_heads_reads_nothing_before_them(self) -> None:
         self.assert_starts_at_heads()
@@ -80,19 +100,19 @@ def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _nodes(child)
 
 
-def _faults(node: dict[str, Any], indexes: set[str], sorted_by: str | None) -> Iterator[str]:
+def _faults(node: dict[str, Any], indexes: set[str], above: str | None) -> Iterator[str]:
     kind = node["Node Type"]
-    if "Sort" in kind:
-        sorted_by = kind
-    elif kind == "Limit":
-        sorted_by = None  # what is sorted above it is no more than the limit
+    if "Sort" in kind or kind == "Aggregate":
+        above = kind
+    elif kind in ("Limit", "ModifyTable"):
+        above = None  # what is sorted or put together above it is no more than the limit
     reads = node.get("Relation Name") == plans.TABLE and "Operation" not in node
     if reads and kind != "Tid Scan" and node.get("Index Name") not in indexes:
         yield f"{kind} without an index of {indexes}"
-    if reads and sorted_by:
-        yield f"{sorted_by} above {kind}"
+    if reads and above:
+        yield f"{above} above {kind}"
     for child in node.get("Plans", ()):
-        yield from _faults(child, indexes, sorted_by)
+        yield from _faults(child, indexes, above)
 
 
 class ConflictTests(StoreTestCase):

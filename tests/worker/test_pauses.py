@@ -10,6 +10,7 @@ from durable_tasks.models import Job, Pause
 from durable_tasks.pauses import pause_queue, pause_task, paused, resume
 from durable_tasks.store import Store, store_for
 from durable_tasks.testing import run_tasks
+from durable_tasks.worker.worker import Worker
 
 from ..app import tasks
 from ..helpers import (
@@ -51,6 +52,20 @@ class PauseTests(WorkerTestCase):
             self.assertEqual(effects(), ["p0", "p1", "p2"])
             self.assertIn("Nothing is paused any more.", worker.says("Nothing is paused"))
             self.assertEqual(worker.stop(), 0)
+
+    def test_a_pause_right_after_the_first_line_is_told(self):
+        hello = Worker._say_hello
+
+        def pause(*args):
+            hello(*args)
+            pause_task("default", MARK)
+
+        with (
+            mock.patch.object(Worker, "_say_hello", pause),
+            self.assertLogs("durable_tasks") as logs,
+        ):
+            work()
+        self.assertIn(f"Paused: task {MARK}.", [record.getMessage() for record in logs.records])
 
     def test_a_paused_queue_starts_nothing_until_it_is_resumed(self):
         pause_queue("default", "mail")

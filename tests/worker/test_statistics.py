@@ -13,7 +13,7 @@ from django.utils import timezone
 from durable_tasks.compat import task_backends
 from durable_tasks.histogram import bucket, percentiles
 from durable_tasks.models import ErrorGroup, Job, Statistic
-from durable_tasks.store import Finish
+from durable_tasks.store import Finish, Queues
 from durable_tasks.testing import live_runner
 from durable_tasks.worker import statistics
 from durable_tasks.worker.clock import Clock
@@ -241,8 +241,9 @@ class CountTests(StoreTestCase):
         super().setUp()
         self.statistics = self.new()
 
-    def new(self, backend_name="default"):
-        return Statistics(backend_name, worker_id="w", clock=Clock())
+    def new(self, backend_name="default", names=("default",), excluded=()):
+        queues = Queues(backend_name, names, frozenset(excluded))
+        return Statistics(queues, worker_id="w", clock=Clock())
 
     def finished(self, number, finish_of=succeeded, **changes):
         """Return so many endings that were written."""
@@ -376,7 +377,8 @@ class CountTests(StoreTestCase):
 
     def test_one_worker_of_a_backend_looks_in_a_minute(self):
         make_jobs(2, queue_name="mail")
-        depth = Statistic.objects.filter(task_path="").order_by("period", "begins")
+        depth = Statistic.objects.filter(backend_name="default", task_path="")
+        depth = depth.order_by("period", "begins")
         at = 1_800_000_000
         others = [self.new(), self.new("second"), self.new()]
         for seconds, ready, expected in ((0, 2, 2), (30, 5, 2), (60, 1, 1), (120, 0, 0)):
@@ -393,10 +395,30 @@ class CountTests(StoreTestCase):
                     (last.begins, last.queue_name, last.ready),
                     (at + seconds // 60 * 60, "mail", expected),
                 )
-        found = depth.exclude(period=60).values_list("backend_name", "period", "begins", "ready")
-        self.assertEqual(
-            list(found), [("default", 600, at, 2), ("default", 3600, at // 3600 * 3600, 2)]
-        )
+        found = depth.exclude(period=60).values_list("period", "begins", "ready")
+        self.assertEqual(list(found), [(600, at, 2), (3600, at // 3600 * 3600, 2)])
+
+    def test_an_idle_worker_is_told_from_none(self):
+        setting = tasks_setting()
+        setting["default"]["QUEUES"] = ["mail", "video"]
+        for queues, served, expected in (
+            ([], {"names": None}, "default"),
+            (["mail", "video"], {"names": None}, "mail"),
+            (["mail", "video"], {"names": None, "excluded": ["mail"]}, "video"),
+            (["mail", "video"], {"names": ("video",)}, "video"),
+        ):
+            with self.subTest(expected, queues=queues, served=served):
+                setting["default"]["QUEUES"] = queues
+                Statistic.objects.all().delete()
+                with override_settings(TASKS=setting):
+                    for statistics in (self.new(**served), self.new(**served)):
+                        self.write(statistics)
+                rows = Statistic.objects.order_by("period").values_list(
+                    "period", "queue_name", "task_path", "ready", "scheduled", "running"
+                )
+                self.assertEqual(
+                    list(rows), [(period, expected, "", 0, 0, 0) for period in (60, 600, 3600)]
+                )
 
     def test_a_row_that_is_no_histogram_stops_nobody(self):
         for garbage in ([], "x", {"a": 1}, {"5": "x"}, {"5": None}):

@@ -15,14 +15,15 @@ STEPS = 20
 class Pausing:
     """Follows the pauses of a backend and does what they ask for, a step at a time.
 
-    ``queues``: those that are served. Times are monotonic seconds.
+    ``queues``: those that are served. ``pauses``: what was paused when the worker said hello. Times
+    are monotonic seconds.
     """
 
-    def __init__(self, store: Store, queues: Queues) -> None:
+    def __init__(self, store: Store, queues: Queues, pauses: Pauses) -> None:
         self._store = store
         self._served = queues
-        self.queues = queues  # without those that are paused
-        self.pauses = Pauses()
+        self.queues = queues.without(pauses.queue_names)  # those that are not paused
+        self.pauses = pauses
         self._stamp: Stamp | None = None
         self._looked_at = float("-inf")
         self._met = False  # a claim met a job of a paused task: there may be more behind it
@@ -56,7 +57,7 @@ class Pausing:
             self.queues = self._served.without(pauses.queue_names)
             self._met = bool(pauses.task_paths)
             self._after, self._steps = None, float("inf") if parked else 0
-            return changed and before is not None  # the first line of the log has told it
+            return changed
         return False
 
     def look_for_forgotten(self) -> None:

@@ -34,6 +34,7 @@ class Terminal:
         self._before = termios.tcgetattr(self._keys)
         for number, handler in (
             (signal.SIGWINCH, self._on_resize),
+            (signal.SIGINT, signal.default_int_handler),  # a shell's background ignores it
             (signal.SIGTERM, signal.default_int_handler),
             (signal.SIGHUP, signal.default_int_handler),
         ):

@@ -268,4 +268,4 @@ class Store(Handling, Inserting, Depths, Deleting):
 
         Hops along durable_job_running, one look-up a worker, however many jobs each one has.
         """
-        return self._hops("worker_id", "status = 'RUNNING'", [])
+        return list(self._hops("worker_id", "status = 'RUNNING'", []))

@@ -155,9 +155,8 @@ class Claiming(Pausing):
         """Return the queues to look at, those that have a READY job if all are served."""
         if queues.names is not None:
             return list(queues.names)
-        names = self._hops(
-            "queue_name", "status = 'READY' AND backend_name = %s", [queues.backend_name]
-        )
+        condition = "status = 'READY' AND backend_name = %s"
+        names = self._hops("queue_name", condition, [queues.backend_name])
         return [name for name in names if queues.serve(name)]
 
     # Peek, promote
@@ -180,9 +179,9 @@ class Claiming(Pausing):
             f"WHERE status = 'READY' AND backend_name = %s{condition})"
             for condition in conditions
         )
-        due = f"(SELECT MIN(run_at) FROM {TABLE} WHERE status = 'SCHEDULED')"
         row = self.row(
-            f"SELECT {ready or '1 = 0'}, {due}, {STAMP}", [*params, *[queues.backend_name] * 2]
+            f"SELECT {ready or '1 = 0'}, ({self._first_due}), {STAMP}",
+            [*params, *[queues.backend_name] * 2],
         )
         return Peek(bool(row[0]), self.from_time(row[1]), self.to_stamp(row[2:]))
 
@@ -192,9 +191,13 @@ class Claiming(Pausing):
 
     def next_due(self) -> datetime | None:
         """Return when the next scheduled job is due, or None if there is none."""
-        row = self.row(f"SELECT MIN(run_at) FROM {TABLE} WHERE status = 'SCHEDULED'")
-        due: datetime | None = self.from_time(row[0])
+        row = self.row(self._first_due)
+        due: datetime | None = self.from_time(row and row[0])
         return due
+
+    @property
+    def _first_due(self) -> str:
+        return self._FIRST.format(column="run_at", condition="status = 'SCHEDULED'")
 
     def count_scheduled(self, queues: Queues, limit: int) -> tuple[int, bool]:
         """Count the scheduled jobs of these queues; look at the ``limit`` that are due next.

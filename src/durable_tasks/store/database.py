@@ -222,16 +222,14 @@ class Database(ABC):
 
         return self._retried(work)
 
-    def _hops(self, column: str, condition: str, params: list[Any]) -> list[str]:
-        """Return the distinct values of an index's column by one look-up for each."""
+    def _hops(self, column: str, condition: str, params: list[Any]) -> Iterator[str]:
+        """Yield the distinct values of an index's column by one look-up for each."""
         first = self._FIRST.format(column=column, condition=condition)
         after = self._FIRST.format(column=column, condition=f"{condition} AND {column} > %s")
-        found: list[str] = []
         row = self.row(first, params)
         while row is not None and row[0] is not None:
-            found.append(row[0])
+            yield row[0]
             row = self.row(after, [*params, row[0]])
-        return found
 
     # The least value under a condition.
     _FIRST = f"SELECT MIN({{column}}) FROM {TABLE} WHERE {{condition}}"

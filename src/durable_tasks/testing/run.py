@@ -18,7 +18,7 @@ from ..compat import DEFAULT_TASK_BACKEND_ALIAS, AnyTaskResult
 from ..exceptions import DurableTasksError
 from ..inline import Inline
 from ..results import DurableTaskResult
-from ..store import Queues
+from ..store import Pauses, Queues
 from ..timetable import entry_of
 from .enqueued import (
     called_before,
@@ -157,7 +157,7 @@ def _get_ready(inline: Inline, *, on_commit: bool) -> None:
 
 def _unpaused(inline: Inline, served: Queues) -> Queues:
     """Do with jobs of paused tasks what a worker does; return the queues that are not paused."""
-    pausing = Pausing(inline.store, served)
+    pausing = Pausing(inline.store, served, Pauses())
     pausing.look(0.0)
     while pausing.has_work:
         pausing.step()

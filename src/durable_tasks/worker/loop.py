@@ -18,7 +18,7 @@ from ..chores import promote
 from ..chores.pause import EVERY, Pausing
 from ..exceptions import TaskCancelled
 from ..execute import Executor
-from ..store import Claim, Finish, Queues, Store
+from ..store import Claim, Finish, Pauses, Queues, Store
 from ..store.messages import MAX_BATCH
 from .announce import Announcer
 from .clock import Clock
@@ -45,13 +45,13 @@ LAST_SECONDS = 2.0
 class Loop:
     """One worker process's thread of control; owns its connection and all it knows of claims.
 
-    ``interval``: seconds between two looks when there is nothing to do. ``batch``: stop when
-    nothing is left. ``max_tasks``: stop after so many. ``prefetch``: jobs to claim beyond the free
-    slots, or None to let their run times decide. ``give_up_after``: seconds to wait for the
-    database at a stop. ``enter``: adds a row for a new life of this worker and returns the life.
-    ``may_exit``: whether this process may be ended for a run that can't be. ``exit_within``: the
-    seconds that the other runs then have. ``idle``: is set while nothing runs and the last look
-    found nothing to run.
+    ``paused``: what the log has told to be paused. ``interval``: seconds between two looks when
+    there is nothing to do. ``batch``: stop when nothing is left. ``max_tasks``: stop after so many.
+    ``prefetch``: jobs to claim beyond the free slots, or None to let their run times decide.
+    ``give_up_after``: seconds to wait for the database at a stop. ``enter``: adds a row for a new
+    life of this worker and returns the life. ``may_exit``: whether this process may be ended for a
+    run that can't be. ``exit_within``: the seconds that the other runs then have. ``idle``: is set
+    while nothing runs and the last look found nothing to run.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Loop:
         *,
         store: Store,
         queues: Queues,
+        paused: Pauses,
         executor: Executor,
         clock: Clock,
         heartbeat: Heartbeat,
@@ -77,7 +78,7 @@ class Loop:
         idle: Event,
     ) -> None:
         self.store = store
-        self.pausing = Pausing(store, queues)
+        self.pausing = Pausing(store, queues, paused)
         self.executor = executor
         self.clock = clock
         self.heartbeat = heartbeat

@@ -11,10 +11,11 @@ from typing import Any
 from django.db import Error as DatabaseFault
 
 from ..announcements import first_line
+from ..compat import DEFAULT_TASK_QUEUE_NAME, task_backends
 from ..histogram import bucket
 from ..results import storable
 from ..statuses import JobStatus
-from ..store import Finish, Store
+from ..store import Finish, Queues, Store
 from ..store.statistics import (
     ALL_TIME,
     KEPT,
@@ -48,8 +49,9 @@ class Statistics:
     ``due_at``: when it wants its next ``tick()`` (monotonic).
     """
 
-    def __init__(self, backend_name: str, *, worker_id: str, clock: Clock) -> None:
-        self._backend_name = backend_name
+    def __init__(self, queues: Queues, *, worker_id: str, clock: Clock) -> None:
+        self._queues = queues
+        self._backend_name = queues.backend_name
         self._worker_id = worker_id
         self._clock = clock
         self._lock = threading.Lock()  # of the next four
@@ -206,9 +208,17 @@ class Statistics:
         return not (self._counts or self._groups)
 
     def _look(self, store: Store, now: int) -> None:
-        for queue_name, count in depths(store, self._backend_name, now).items():
+        found = depths(store, self._backend_name, now)
+        # One row at least: idle workers are told from none by it.
+        found = found or {self._known_queue(): Count(ready=0, scheduled=0, running=0)}
+        for queue_name, count in found.items():
             self._put(now, queue_name, "", count)
         add_counts(store, self._counts, self._groups)
+
+    def _known_queue(self) -> str:
+        """Return a queue that this worker serves."""
+        names = self._queues.names or task_backends[self._backend_name].queues
+        return min(filter(self._queues.serve, names), default=DEFAULT_TASK_QUEUE_NAME)
 
     def _put(self, at: int, queue_name: str, task_path: str, count: Count) -> None:
         """Have a count added to the row of each length of period, and of all time."""

@@ -190,14 +190,15 @@ class Worker:
             self._check_tables(store)
             self.clock.measure(store)
             if self.settings.options.statistics:
-                backend_name = self.settings.queues.backend_name
-                self._statistics = Statistics(backend_name, worker_id=self.id, clock=self.clock)
+                queues = self.settings.queues
+                self._statistics = Statistics(queues, worker_id=self.id, clock=self.clock)
             if not self._enter(store):
                 return
             try:
-                self._say_hello(store)
+                paused = self._paused(store)
+                self._say_hello(store, paused)
                 self._on_ready()
-                self._work(store, alias)
+                self._work(store, alias, paused)
                 if self.settings.batch and self._error is None:
                     self._say_what_is_due_later(store)
                     self._say_what_is_left(store)
@@ -211,7 +212,7 @@ class Worker:
         if self._error is not None:
             raise self._error
 
-    def _work(self, store: Store, alias: str) -> None:
+    def _work(self, store: Store, alias: str, paused: Pauses) -> None:
         settings = self.settings
         announcer = Announcer(settings.sender)
 
@@ -260,6 +261,7 @@ class Worker:
         self._loop = loop = Loop(
             store=store,
             queues=settings.queues,
+            paused=paused,
             executor=executor,
             clock=self.clock,
             heartbeat=heartbeat,
@@ -352,13 +354,13 @@ class Worker:
         finally:
             self._exit()
 
-    def _say_hello(self, store: Store) -> None:
+    def _say_hello(self, store: Store, paused: Pauses) -> None:
         settings = self.settings
         extra = {"worker_id": self.id}
         logger.info(
             "Worker %s serves queues: %s. Threads: %s, coroutines: %s.%s",
             *(self.id, settings.queues, settings.threads, settings.coroutines),
-            f" Paused: {paused}." if (paused := self._paused(store)) else "",
+            f" Paused: {paused}." if paused else "",
             extra=extra,
         )
         if note := store.own_note():
