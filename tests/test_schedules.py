@@ -226,7 +226,7 @@ class ReferenceTests(SimpleTestCase):
 
 class ClockChangeTests(SimpleTestCase):
     def test_the_table_in_the_docs(self) -> None:
-        docs = Path(__file__).parents[1] / "docs" / "periodic.md"
+        docs = Path(__file__).parents[1] / "docs" / "how-to" / "periodic.md"
         _, text = docs.read_text().split("In Europe/Berlin, from 01:00 to 04:00:")
         rows = re.findall(r"^\| `(.+?)` \|(.*?)\|(.*?)\|$", text, re.MULTILINE)
         self.assertEqual(len(rows), 6)
