@@ -141,6 +141,14 @@ def _check_router() -> Iterator[CheckMessage]:
         )
 
 
+def jobs_database_of(databases: Sequence[str] | None) -> str | None:
+    """Return the alias of the jobs' database if a check may ask it: it is one of ``databases``."""
+    from .models import Job
+
+    alias: str = router.db_for_write(Job)
+    return alias if alias in (databases or ()) and alias in connections.settings else None
+
+
 @register(Tags.database)
 def check_database(
     app_configs: Sequence[AppConfig] | None = None,
@@ -151,8 +159,8 @@ def check_database(
     from .models import Job, PeriodicTask, Worker
     from .store import StoreNotSupported, store_for
 
-    alias = router.db_for_write(Job)
-    if alias not in (databases or ()) or alias not in connections.settings:
+    alias = jobs_database_of(databases)
+    if alias is None:
         return []
     connection = connections[alias]
     try:
@@ -268,12 +276,11 @@ def check_deployed_database(
     **kwargs: Any,
 ) -> list[CheckMessage]:
     """Return what the jobs' database should have otherwise in production."""
-    from .models import Job
     from .state import durable_backends
     from .store import StoreNotSupported, store_for
 
-    alias = router.db_for_write(Job)
-    if alias not in (databases or ()) or alias not in connections.settings:
+    alias = jobs_database_of(databases)
+    if alias is None:
         return []
     found: list[CheckMessage] = []
     try:

@@ -5,7 +5,9 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.core.checks import CheckMessage, Tags, Warning, register
-from django.db import DatabaseError, connections, router
+from django.db import DatabaseError, connections
+
+from ..checks import jobs_database_of
 
 
 @register(Tags.database)
@@ -16,13 +18,12 @@ def check_waiting(
 ) -> list[CheckMessage]:
     """Return a warning for each table with tasks that wait, if ``adopt_tasks`` has never run."""
     from ..exceptions import DurableTasksError
-    from ..models import Job
     from ..store import StoreNotSupported
     from .adopt import Adopted
     from .tables import find_tables
 
-    alias = router.db_for_write(Job)
-    if alias not in (databases or ()) or alias not in connections.settings:
+    alias = jobs_database_of(databases)
+    if alias is None:
         return []
     messages: list[CheckMessage] = []
     try:
