@@ -21,19 +21,19 @@ demo-serve: $(READY) ## the example with a web server and the admin
 	@$(PY) example/demo.py --serve
 
 test: $(READY) driver ## the tests on SQLite, PostgreSQL and MariaDB
-	@$(RUN) sqlite postgres mysql -- $(ARGS)
+	@$(RUN) --shared sqlite postgres mysql -- $(ARGS)
 
 test-sqlite: $(READY) ## the tests on SQLite
-	@$(RUN) sqlite -- $(ARGS)
+	@$(RUN) --shared sqlite -- $(ARGS)
 
 faults: $(READY) driver ## the fault suite, moving in, a million jobs: their long form
 	@DURABLE_TASKS_LONG=1 $(RUN) sqlite postgres mysql -- tests/faults tests/adoption/test_packages.py tests/admin/test_flat.py $(ARGS)
 
 test-postgres: $(READY) ## the tests on PostgreSQL
-	@$(RUN) postgres -- $(ARGS)
+	@$(RUN) --shared postgres -- $(ARGS)
 
 test-mysql: $(READY) driver ## the tests on MariaDB or MySQL
-	@$(RUN) mysql -- $(ARGS)
+	@$(RUN) --shared mysql -- $(ARGS)
 
 screenshots: $(READY) ## the pictures of the documentation (needs Chromium)
 	@DURABLE_TASKS_SCREENSHOTS=docs/images $(RUN) sqlite -- tests/browser/test_pages.py $(ARGS)

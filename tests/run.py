@@ -1,6 +1,7 @@
 """Runs the tests on each named database: `python -m tests.run sqlite postgres [-- -k name]`.
 
-What follows `--` goes to pytest. A database without a server is skipped, or fails if CI is set.
+What follows `--` goes to pytest. `--shared` before the names shares the tests out among processes.
+A database without a server is skipped, or fails if CI is set.
 """
 
 import os
@@ -20,6 +21,9 @@ from tests import servers
 DATABASES = ("sqlite", "postgres", "mysql")
 LABELS = {"sqlite": "SQLite", "postgres": "PostgreSQL", "mysql": "MariaDB/MySQL"}
 
+# As many processes as cores, each with databases of its own. The tests of one file stay together.
+SHARED = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
+
 # How long an interrupted pytest may take to drop its databases.
 CLEANUP_SECONDS = 30
 
@@ -33,6 +37,8 @@ class Outcome:
 
 def main(arguments: list[str]) -> int:
     names, pytest_arguments = split(arguments)
+    if names[:1] == ["--shared"]:
+        names, pytest_arguments = names[1:], [*SHARED, *pytest_arguments]
     unknown = [name for name in names if name not in DATABASES]
     if unknown or not names:
         print(f"Name at least one database of: {', '.join(DATABASES)}.", file=sys.stderr)
