@@ -32,6 +32,26 @@ class RedactionTests(SimpleTestCase):
             ("Authorization: Bearer ab.cd, next", f"Authorization: {MASK}, next"),
             ("tokens=['a', 'b'] x", f"tokens={MASK} x"),
             ("secret: Decimal('1') x", f"secret: {MASK} x"),
+            # Behind a harmless name: of the exception, of an argument, of an address's part.
+            ("ValueError: password=hunter2", f"ValueError: password={MASK}"),
+            ("ValueError: password: hunter2", f"ValueError: password: {MASK}"),
+            ('E: {"password": "hunter2"}', f'E: {{"password": {MASK}}}'),
+            ("app.E: failed: password='hunter2'", f"app.E: failed: password={MASK}"),
+            ("data={'x': 1, 'password': 'y'}", f"data={{'x': 1, 'password': {MASK}}}"),
+            ("headers={'Authorization': 'Bearer x'}", f"headers={{'Authorization': {MASK}}}"),
+            ("call(kwargs={'password': 'x'}, y=1)", f"call(kwargs={{'password': {MASK}}}, y=1)"),
+            ("url=https://x/?token=hunter2 bad", f"url=https://x/?token={MASK} bad"),
+            ("run --password=x --all", f"run --password={MASK} --all"),
+            # In a text in a text, in brackets in brackets, with brackets in texts.
+            ('body=\'{\\"password\\": \\"a b\\", 1}\'', f"body='{{\\\"password\\\": {MASK}, 1}}'"),
+            ("tokens={'a': {'b': 1}, 'c': [2]}, x", f"tokens={MASK}, x"),
+            ("tokens=['a]', \"b'\", 'c'], x", f"tokens={MASK}, x"),
+            # Cut off: no more than the line.
+            ("password='a b\n  next line", f"password={MASK}\n  next line"),
+            ("password='a\\", f"password={MASK}"),
+            ("token = sign(\n  next line", f"token = {MASK}\n  next line"),
+            ("tokens=['a', \"b", f"tokens={MASK}"),
+            ("password=", "password="),
             ("amqp://u:pw@host:1/v failed", f"amqp://u:{MASK}@host:1/v failed"),
             ("http://host:80/a@b", "http://host:80/a@b"),
             ("ValueError: wrong password hunter2", "ValueError: wrong password hunter2"),
@@ -39,6 +59,22 @@ class RedactionTests(SimpleTestCase):
         ):
             with self.subTest(text):
                 self.assertEqual(redacted_text(text, SECRETS), expected)
+
+    def test_long_texts_take_no_longer_than_their_length(self) -> None:
+        for part in (
+            "a",
+            "-",
+            "a-",
+            "password=",
+            "password='",
+            "password=(",
+            "'",
+            "\\",
+            '\\"',
+            "://a",
+        ):
+            with self.subTest(part):
+                redacted_text(part * (400_000 // len(part)), SECRETS)
 
     def test_what_was_masked_is_put_back(self) -> None:
         before = {"user": "ada", "password": "x", "list": [{"token": 5}, 1]}

@@ -8,17 +8,24 @@ from typing import Any
 
 MASK = "••••••"
 
-# name=value, name: value, "name": "value" and 'name': 'value', as tracebacks and reprs have them.
-# A value may be a text of bytes, a list, a call such as Decimal('1'), or have its kind before it.
-_PAIR = re.compile(
-    r"""(?P<name>[A-Za-z_][\w-]*)(?P<quote>["']?)(?P<between>\s*[=:]\s*)
-    (?P<value>
-        [A-Za-z]{0,2}(?:"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
-        |[\w.]*(?:\[[^\]\n]*\]|\([^)\n]*\)|\{[^}\n]*\})
-        |(?:Basic|Bearer|Digest|Token)\s+[^\s,;"']+
-        |[^\s,;()\[\]{}"']+
-    )""",
-    re.VERBOSE,
+# name=, name: , "name": , 'name': and \\"name\\": , as tracebacks, reprs and JSON in a text have them.
+# A name is tried once, from its beginning: a long word costs no more than its length.
+_NAME = re.compile(r"""(?<![\w-])-*(?P<name>\w[\w-]*+)(?:\\*["'])?\s*[=:]\s*""")
+# Its value: a text, perhaps of bytes or cut off before its end, or a word. Before a bracket stands
+# perhaps the kind, as in Decimal('1').
+_VALUE = re.compile(
+    r"""(?P<bracket>[\w.]*[\[({])
+    |[A-Za-z]{0,2}(?:"(?:[^"\\\n]|\\.)*+(?:"|\\?$)|'(?:[^'\\\n]|\\.)*+(?:'|\\?$))
+    |(?P<escaped>\\+["']).*?(?:(?P=escaped)|$)
+    |(?:Basic|Bearer|Digest|Token)\s+[^\s,;"']+
+    |[^\s,;()\[\]{}"']+
+    """,
+    re.VERBOSE | re.MULTILINE,
+)
+# What is in brackets: texts, which may have brackets in them, brackets, and the end of the line.
+_PART = re.compile(
+    r"""["'](?:(?<=")(?:[^"\\\n]|\\.)*+"|(?<=')(?:[^'\\\n]|\\.)*+')|(?P<open>[\[({])|(?P<close>[\])}])|$""",
+    re.MULTILINE,
 )
 # The password in an address, as errors of databases and brokers have it.
 _ADDRESS = re.compile(r"(?<=://)(?P<user>[^\s/:@]*):[^\s/@]+@")
@@ -49,18 +56,30 @@ def redacted(value: Any, patterns: Iterable[str]) -> Any:
 def redacted_text(text: str, patterns: Iterable[str]) -> str:
     """Return a text, such as a traceback, with values masked that stand behind a secret name.
 
-    Known forms: ``name=value``, ``name: value``, ``"name": "value"``, and, whatever the patterns
-    are, ``scheme://user:value@host``. A secret that stands for itself, as in "wrong password
-    hunter2", is not found.
+    Known forms, each in one line: ``name=value``, ``name: value``, ``"name": "value"``, and,
+    whatever the patterns are, ``scheme://user:value@host``. A secret that stands for itself, as
+    in "wrong password hunter2", is not found.
     """
     match = _matcher(tuple(patterns)).match
+    text = _ADDRESS.sub(rf"\g<user>:{MASK}@", text)
+    shown, at = "", 0
+    for found in _NAME.finditer(text):
+        if found.start() < at or not match(found["name"]):
+            continue
+        if value := _VALUE.match(text, found.end()):
+            shown += text[at : found.end()] + MASK
+            at = _end_of_bracket(text, value.end()) if value["bracket"] else value.end()
+    return shown + text[at:]
 
-    def mask(found: re.Match[str]) -> str:
-        if not match(found["name"]):
-            return found[0]
-        return f"{found['name']}{found['quote']}{found['between']}{MASK}"
 
-    return _PAIR.sub(mask, _ADDRESS.sub(rf"\g<user>:{MASK}@", text))
+def _end_of_bracket(text: str, at: int) -> int:
+    """Return where the bracket ends whose inside begins at ``at``, at most the end of its line."""
+    depth = 1
+    for part in _PART.finditer(text, at):
+        depth += bool(part["open"]) - bool(part["close"])
+        if not depth or not part[0]:
+            return part.end()
+    return len(text)
 
 
 def restored(value: Any, before: Any) -> Any:
