@@ -204,6 +204,9 @@ def serve():
             ended = None
             for number in range(1, sys.maxsize):
                 asked = stopping.wait(PAUSE)
+                for name in [n for n, c in children.items() if c.poll() == 0]:
+                    del children[name]
+                    print(f"The {name} has stopped, as it was asked to. The others go on.")
                 ended = next((n for n, c in children.items() if c.poll() is not None), None)
                 if asked or ended:
                     break

@@ -51,6 +51,12 @@ class ExampleTests(SimpleTestCase):
                 with urlopen(overview, timeout=PATIENCE) as answer:
                     self.assertIn("/admin/login/", answer.url)
                 eventually(lambda: "successful" in demo.output(), demo.output)
+                # A worker that somebody stops in the admin ends alone.
+                ask = "from durable_tasks.models import Worker as W; W.objects.update(wish='stop')"
+                shell = [sys.executable, "manage.py", "shell", "-v0", "-c", ask]
+                subprocess.run(shell, cwd=example, env=ENVIRONMENT, check=True, timeout=PATIENCE)
+                demo.says("The first worker has stopped")
+                demo.says("The second worker has stopped")
                 demo.send_signal(signal.SIGINT)
                 self.assertEqual(demo.wait(), 0, demo.output())
                 self.assertIn("Stopped.", demo.output())

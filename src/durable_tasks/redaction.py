@@ -8,7 +8,7 @@ from typing import Any
 
 MASK = "••••••"
 
-# name=, name: , "name": , 'name': and \\"name\\": , as tracebacks, reprs and JSON in a text have them.
+# name=, name:, "name":, 'name': and \"name\":, as tracebacks, reprs and JSON in a text have them.
 # A name is tried once, from its beginning: a long word costs no more than its length.
 _NAME = re.compile(r"""(?<![\w-])-*(?P<name>\w[\w-]*+)(?:\\*["'])?\s*[=:]\s*""")
 # Its value: a text, perhaps of bytes or cut off before its end, or a word. Before a bracket stands
