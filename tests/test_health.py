@@ -20,7 +20,7 @@ from durable_tasks.models import Statistic
 from durable_tasks.schedules import Duration
 from durable_tasks.state import Look
 
-from .helpers import run_command, running_worker, tasks_setting
+from .helpers import run_command, run_unread, running_worker, tasks_setting
 from .store.jobs import make_jobs
 from .test_state import BACKEND, StateTestCase, ago, make_schedule, make_worker, pause
 
@@ -291,6 +291,13 @@ class CommandTests(StateTestCase):
         found = json.loads(done.stdout)
         self.assertEqual(found["status"], "unknown")
         self.assertTrue(found["error"])
+
+    def test_a_reader_that_has_seen_enough_changes_no_verdict(self) -> None:
+        for arguments in ([], ["--format", "json"]):
+            for buffered in (True, False):
+                with self.subTest(arguments, buffered=buffered):
+                    done = run_unread("tasks_health", *arguments, buffered=buffered)
+                    self.assertEqual((done.returncode, done.stderr), (1, ""))
 
     def test_bad_options_are_named_and_are_no_verdict(self) -> None:
         def failure(*arguments: str) -> "subprocess.CompletedProcess[str]":

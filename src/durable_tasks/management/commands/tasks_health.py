@@ -12,7 +12,7 @@ from django.db import Error as DatabaseFault
 
 from ... import health
 from ...health import Report, Thresholds
-from .. import durable_backend, one_line_errors, plain, queue_names
+from .. import durable_backend, one_line_errors, plain, queue_names, readers_may_leave
 
 # What the exit code says.
 HEALTHY, UNHEALTHY, UNKNOWN = 0, 1, 2
@@ -84,15 +84,17 @@ class Command(BaseCommand):
         except (DatabaseFault, ImproperlyConfigured) as error:
             text = " ".join(str(error).split())
             if options["format"] == "json":
-                self.stdout.write(json.dumps({"status": "unknown", "error": text}))
+                with readers_may_leave(self.stdout):
+                    self.stdout.write(json.dumps({"status": "unknown", "error": text}))
                 raise SystemExit(UNKNOWN) from error
             if isinstance(error, DatabaseFault):
                 text = f"The database can't be asked: {text}"
             raise CommandError(text, returncode=UNKNOWN) from error
-        if options["format"] == "json":
-            self.stdout.write(json.dumps(_as_json(report)))
-        else:
-            self._show(report)
+        with readers_may_leave(self.stdout):
+            if options["format"] == "json":
+                self.stdout.write(json.dumps(_as_json(report)))
+            else:
+                self._show(report)
         if not report.is_healthy:
             raise SystemExit(UNHEALTHY)
 
