@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from argparse import SUPPRESS
+from collections import Counter
 from dataclasses import fields
 from importlib import import_module
 from importlib.util import find_spec
@@ -24,6 +25,7 @@ from durable_tasks.statuses import MOVES, JobStatus
 from durable_tasks.tasks import DurableTask
 
 from ..helpers import ROOT
+from ..store.jobs import make_jobs
 
 pytestmark = [pytest.mark.any_database, pytest.mark.any_version]
 
@@ -63,6 +65,12 @@ def first_cells(text):
         for row in re.findall(r"^\| (`.*?) \|", text, re.M)
         for name in re.findall(r"`([^`]+)`", row)
     ]
+
+
+def samples(metric):
+    """Return what each sample of a metric is of: a task, a queue by its name, or a backend."""
+    for each in metric.samples:
+        yield "task" if "task" in each.labels else each.labels.get("queue", "backend")
 
 
 def sources():
@@ -195,6 +203,24 @@ class MetricTests(TestCase):
         rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([^|]*) \|", page("metrics.md"), re.M)
         found = {name: (kind, tuple(re.findall(r"\w+", labels))) for name, kind, labels in rows}
         self.assertEqual(found, {name: (kind, tuple(of)) for name, (kind, of) in known.items()})
+
+    def test_how_many_time_series(self):
+        from durable_tasks.metrics import Collector
+
+        backend = Counter(each for metric in Collector().collect() for each in samples(metric))
+        models.Statistic.objects.create(
+            backend_name="default",
+            period=0,
+            begins=0,
+            queue_name="gone",
+            task_path="shop.tasks.pay",
+        )
+        make_jobs(queue_name="mail")
+        all_ = Counter(each for metric in Collector().collect() for each in samples(metric))
+        known = [all_["task"], all_["gone"], all_["mail"], backend["backend"]]
+        table = section(page("metrics.md"), "How many time series")
+        found = re.findall(r"^\| (?:task, |queue |backend ).*\| (\d+)", table, re.M)
+        self.assertEqual(list(map(int, found)), known)
 
 
 class SettingTests(SimpleTestCase):
