@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import fields
 from importlib import import_module
 from importlib.util import find_spec
-from inspect import getmembers, isclass
+from inspect import getmembers, isclass, signature
 from pathlib import Path
 from unittest import skipUnless
 
@@ -71,6 +71,11 @@ def samples(metric):
     """Return what each sample of a metric is of: a task, a queue by its name, or a backend."""
     for each in metric.samples:
         yield "task" if "task" in each.labels else each.labels.get("queue", "backend")
+
+
+def arguments_of(call):
+    """Return the arguments of a function with their defaults, in their order."""
+    return [(each.name, each.default) for each in signature(call).parameters.values()]
 
 
 def sources():
@@ -162,6 +167,25 @@ class NameTests(SimpleTestCase):
         self.assertTrue(loggers)
         self.assert_named(loggers)
 
+    def test_arguments_and_their_defaults(self):
+        for heading, of in {
+            "`durable_tasks`": durable_tasks,
+            "Results": durable_tasks.DurableTaskResult,
+            "The backend": durable_tasks.DatabaseBackend,
+            "Querysets of jobs": models.JobQuerySet,
+            "Pauses": import_module("durable_tasks.pauses"),
+            "Wishes to workers": None,
+            "Health and metrics": None,
+        }.items():
+            found = re.findall(r"`([\w.]+\.)?(\w+)\((?!\.)([^`]+)\)`", section(self.text, heading))
+            self.assertTrue(found, heading)
+            for module, name, arguments in found:
+                place = import_module(module.rstrip(".")) if module else of
+                written = arguments_of(eval(f"lambda {arguments}: None"))
+                known = arguments_of(getattr(place, name))
+                with self.subTest(heading, name=name):
+                    self.assertEqual([each for each in known if each in written], written)
+
     def test_what_is_to_be_imported_from_modules(self):
         for name, members in PUBLIC.items():
             module = import_module(f"durable_tasks.{name}")
@@ -228,7 +252,8 @@ class SettingTests(SimpleTestCase):
         text = page("settings.md")
         found = set()
         for each in sources().values():
-            found |= set(re.findall(r"""environ(?:\.get\(|\[)["']([A-Z_]+)""", each))
+            found |= set(re.findall(r"""(?:environ(?:\.get\(|\[)|getenv\()["']([A-Z_]+)""", each))
+            found |= set(re.findall(r"""["']([A-Z_]+)["'] (?:not )?in os\.environ""", each))
             found |= set(re.findall(r"""from_environment\(["']([A-Z_]+)""", each))
         mule = (SOURCE / "contrib" / "mule.py").read_text()
         found |= {f"DURABLE_TASKS_{name}" for name in re.findall(r'read\("([A-Z_]+)"', mule)}
@@ -240,7 +265,7 @@ class SettingTests(SimpleTestCase):
         found = {
             name
             for each in sources().values()
-            for name in re.findall(r"\bsettings\.([A-Z][A-Z_]+)", each)
+            for name in re.findall(r"""\bsettings(?:\.|, ["'])([A-Z][A-Z_]+)""", each)
         }
         of_serve = {"WSGI_APPLICATION", "ASGI_APPLICATION", "BASE_DIR"}  # on its own page
         self.assertEqual([name for name in found - of_serve if f"`{name}" not in text], [])
