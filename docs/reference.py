@@ -24,7 +24,8 @@ PERMISSIONS = f"""# Permissions
 
 {WRITTEN}
 
-A user of the admin who is no superuser needs these, from the app `durable_tasks`.
+A user of the admin who is no superuser needs these, from the app `durable_tasks`. To do something,
+one needs the permission to view as well: `retry_job` is worth nothing without `view_job`.
 [Who may do what](../how-to/secure-admin.md) has groups to begin with.
 """
 
@@ -124,12 +125,18 @@ def condition(where):
 
 
 # Django makes these, too. What they are about is written by code and by workers alone.
-IDLE = ("add_job", "change_job", "add_worker", "change_worker", "delete_worker")
+IDLE = ("add_job", "add_worker", "delete_worker")
+SEE = ("change_job", "change_worker")
 
 
 def allows(word, meta):
-    if f"{word}_{meta.model_name}" in IDLE:
+    codename = f"{word}_{meta.model_name}"
+    if codename in IDLE:
         return "Nothing: the admin has no such page"
+    if codename in SEE:
+        return (
+            f"Can view {meta.verbose_name}, as in all of Django's admin; there is nothing to edit"
+        )
     return f"Can {word} {meta.verbose_name}"
 
 

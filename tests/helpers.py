@@ -261,6 +261,25 @@ def run_command(
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
+def run_unread(*arguments: str, buffered: bool) -> "subprocess.CompletedProcess[str]":
+    """Run a management command whose output nobody reads any more, as after ``| head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        return subprocess.run(
+            command(*arguments),
+            cwd=ROOT,
+            env=environment({"PYTHONUNBUFFERED": "" if buffered else "1"}),
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=4 * PATIENCE,
+        )
+    finally:
+        os.close(writer)
+
+
 # Settings -------------------------------------------------------------------------------------
 
 

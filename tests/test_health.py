@@ -20,7 +20,7 @@ from durable_tasks.models import Statistic
 from durable_tasks.schedules import Duration
 from durable_tasks.state import Look
 
-from .helpers import run_command, running_worker, tasks_setting
+from .helpers import run_command, run_unread, running_worker, tasks_setting
 from .store.jobs import make_jobs
 from .test_state import BACKEND, StateTestCase, ago, make_schedule, make_worker, pause
 
@@ -80,7 +80,9 @@ class ReportTests(StateTestCase):
                 "schedules": True,
             },
         )
-        self.assertEqual(self.check("workers").text, "no worker is alive (at least 1)")
+        self.assertEqual(
+            self.check("workers").text, "no worker is alive and claims jobs (at least 1)"
+        )
         make_worker()
         self.assertTrue(report().is_healthy)
 
@@ -164,7 +166,9 @@ class ReportTests(StateTestCase):
         self.assertFalse(self.check("workers", min_workers=2).is_ok)
         self.assertTrue(self.check("workers", ["mail"]).is_ok)
         check = self.check("workers", ["mail", "media"])
-        self.assertEqual(check.text, "no worker is alive for the queue 'media' (at least 1)")
+        self.assertEqual(
+            check.text, "no worker is alive and claims jobs for the queue 'media' (at least 1)"
+        )
 
     def test_each_backend_needs_its_workers_but_for_immediate_ones(self) -> None:
         make_worker()
@@ -172,7 +176,7 @@ class ReportTests(StateTestCase):
         with override_settings(TASKS={**tasks_setting(), "other": other}):
             self.assertEqual(
                 self.check("workers").text,
-                "no worker is alive for the backend 'other' (at least 1)",
+                "no worker is alive and claims jobs for the backend 'other' (at least 1)",
             )
             self.assertTrue(report(backend_name="default").is_healthy)
         other["OPTIONS"] = {"immediate": True}
@@ -254,6 +258,7 @@ class ViewTests(StateTestCase):
         for arguments, text in (
             ({"max_waiting": "x"}, "max_waiting"),
             ({"backend_name": "gone"}, "'gone' is no backend of durable_tasks in TASKS"),
+            ({"queue_names": "mail"}, "queue_names must be a list of names, not 'mail'"),
         ):
             with self.subTest(text), self.assertRaisesMessage(ImproperlyConfigured, text):
                 health.view(**arguments)
@@ -263,7 +268,9 @@ class CommandTests(StateTestCase):
     def test_exit_codes_of_a_real_process(self) -> None:
         done = run_command("tasks_health")
         self.assertEqual(done.returncode, 1, done.stderr)
-        self.assertIn("FAIL  workers     no worker is alive (at least 1)", done.stdout)
+        self.assertIn(
+            "FAIL  workers     no worker is alive and claims jobs (at least 1)", done.stdout
+        )
         self.assertEqual(done.stdout.count("OK  "), 4)
         with running_worker():
             done = run_command("tasks_health", "--format", "json")
@@ -291,6 +298,13 @@ class CommandTests(StateTestCase):
         found = json.loads(done.stdout)
         self.assertEqual(found["status"], "unknown")
         self.assertTrue(found["error"])
+
+    def test_a_reader_that_has_seen_enough_changes_no_verdict(self) -> None:
+        for arguments in ([], ["--format", "json"]):
+            for buffered in (True, False):
+                with self.subTest(arguments, buffered=buffered):
+                    done = run_unread("tasks_health", *arguments, buffered=buffered)
+                    self.assertEqual((done.returncode, done.stderr), (1, ""))
 
     def test_bad_options_are_named_and_are_no_verdict(self) -> None:
         def failure(*arguments: str) -> "subprocess.CompletedProcess[str]":

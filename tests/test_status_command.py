@@ -25,7 +25,16 @@ from durable_tasks.management.status import Section, cells, paint, plain, screen
 from durable_tasks.models import ErrorGroup
 from durable_tasks.state import Look
 
-from .helpers import PATIENCE, ROOT, command, environment, eventually, run_command, tasks_setting
+from .helpers import (
+    PATIENCE,
+    ROOT,
+    command,
+    environment,
+    eventually,
+    run_command,
+    run_unread,
+    tasks_setting,
+)
 from .store.jobs import make_jobs, make_running
 from .test_health import make_statistic
 from .test_state import BACKEND, StateTestCase, ago, make_schedule, make_worker, pause
@@ -160,6 +169,12 @@ class OnceTests(StateTestCase):
         self.assertEqual(done.returncode, 1)
         self.assertRegex(done.stderr, r"^CommandError: The database can't be asked: ")
 
+    def test_a_reader_that_has_seen_enough_is_no_error(self) -> None:
+        for buffered in (True, False):
+            with self.subTest(buffered=buffered):
+                done = run_unread("tasks_status", "--once", buffered=buffered)
+                self.assertEqual((done.returncode, done.stderr), (0, ""))
+
     def test_colours_only_if_asked_for(self) -> None:
         output = StringIO()
         call_command("tasks_status", stdout=output)
@@ -246,8 +261,7 @@ class TerminalTests(StateTestCase):
             self.assertIn("\x1b[1mQueues", session.read())
             make_jobs(3, queue_name="mail")
             session.shows("mail")
-            os.write(session.master, b"xq")
-            os.write(session.master, b"q")
+            os.write(session.master, b"xq")  # no more: once it has ended, the terminal echoes
             self.assertEqual(session.end(), 0)
 
     def test_signals_end_it_as_well(self) -> None:

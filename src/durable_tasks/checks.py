@@ -156,7 +156,6 @@ def check_database(
     **kwargs: Any,
 ) -> list[CheckMessage]:
     """Return what is wrong with the jobs' database, if it is one of ``databases``."""
-    from .models import Job, PeriodicTask, Worker
     from .store import StoreNotSupported, store_for
 
     alias = jobs_database_of(databases)
@@ -174,11 +173,8 @@ def check_database(
         # While migrating, the tables are about to come.
         if sys.argv[1:2] != ["migrate"]:
             tables = connection.introspection.table_names()
-            missing = [
-                model._meta.db_table
-                for model in (Job, PeriodicTask, Worker)
-                if model._meta.db_table not in tables
-            ]
+            models = apps.get_app_config("durable_tasks").get_models()
+            missing = sorted({model._meta.db_table for model in models}.difference(tables))
             if missing:
                 messages.append(
                     Error(

@@ -249,7 +249,7 @@ class _Judge:
             text = "none is needed: tasks run where they are enqueued"
             return Check("workers", True, len(alive), least, text)
         where, count = min(counts.items(), key=lambda item: item[1])
-        text = f"{count:,} alive" if count else "no worker is alive"
+        text = f"{count:,} alive" if count else "no worker is alive and claims jobs"
         return Check("workers", count >= least, count, least, f"{text}{where} (at least {least:,})")
 
     def _heartbeats(self, workers: Sequence[WorkerState]) -> list[Check]:
@@ -322,9 +322,11 @@ def view(
 
     Its JSON says which checks are well, and no figures or names: everybody may ask. Arguments as of
     ``report()``, and those of ``Thresholds``: ``view(max_waiting="10m", min_workers=2)``.
-    Raises ``ImproperlyConfigured`` for a threshold or a backend that is wrong.
+    Raises ``ImproperlyConfigured`` for one that is wrong.
     """
     limits = Thresholds.of(**thresholds)
+    if isinstance(queue_names, str):  # it would be taken for a queue of each letter
+        raise ImproperlyConfigured(f"queue_names must be a list of names, not {queue_names!r}.")
     known = durable_backends()
     if backend_name is not None and backend_name not in known:
         raise ImproperlyConfigured(

@@ -4,10 +4,11 @@ import os
 import re
 import sys
 from argparse import SUPPRESS
+from collections import Counter
 from dataclasses import fields
 from importlib import import_module
 from importlib.util import find_spec
-from inspect import getmembers, isclass
+from inspect import getmembers, isclass, signature
 from pathlib import Path
 from unittest import skipUnless
 
@@ -24,6 +25,7 @@ from durable_tasks.statuses import MOVES, JobStatus
 from durable_tasks.tasks import DurableTask
 
 from ..helpers import ROOT
+from ..store.jobs import make_jobs
 
 pytestmark = [pytest.mark.any_database, pytest.mark.any_version]
 
@@ -63,6 +65,17 @@ def first_cells(text):
         for row in re.findall(r"^\| (`.*?) \|", text, re.M)
         for name in re.findall(r"`([^`]+)`", row)
     ]
+
+
+def samples(metric):
+    """Return what each sample of a metric is of: a task, a queue by its name, or a backend."""
+    for each in metric.samples:
+        yield "task" if "task" in each.labels else each.labels.get("queue", "backend")
+
+
+def arguments_of(call):
+    """Return the arguments of a function with their defaults, in their order."""
+    return [(each.name, each.default) for each in signature(call).parameters.values()]
 
 
 def sources():
@@ -154,6 +167,25 @@ class NameTests(SimpleTestCase):
         self.assertTrue(loggers)
         self.assert_named(loggers)
 
+    def test_arguments_and_their_defaults(self):
+        for heading, of in {
+            "`durable_tasks`": durable_tasks,
+            "Results": durable_tasks.DurableTaskResult,
+            "The backend": durable_tasks.DatabaseBackend,
+            "Querysets of jobs": models.JobQuerySet,
+            "Pauses": import_module("durable_tasks.pauses"),
+            "Wishes to workers": None,
+            "Health and metrics": None,
+        }.items():
+            found = re.findall(r"`([\w.]+\.)?(\w+)\((?!\.)([^`]+)\)`", section(self.text, heading))
+            self.assertTrue(found, heading)
+            for module, name, arguments in found:
+                place = import_module(module.rstrip(".")) if module else of
+                written = arguments_of(eval(f"lambda {arguments}: None"))
+                known = arguments_of(getattr(place, name))
+                with self.subTest(heading, name=name):
+                    self.assertEqual([each for each in known if each in written], written)
+
     def test_what_is_to_be_imported_from_modules(self):
         for name, members in PUBLIC.items():
             module = import_module(f"durable_tasks.{name}")
@@ -196,13 +228,32 @@ class MetricTests(TestCase):
         found = {name: (kind, tuple(re.findall(r"\w+", labels))) for name, kind, labels in rows}
         self.assertEqual(found, {name: (kind, tuple(of)) for name, (kind, of) in known.items()})
 
+    def test_how_many_time_series(self):
+        from durable_tasks.metrics import Collector
+
+        backend = Counter(each for metric in Collector().collect() for each in samples(metric))
+        models.Statistic.objects.create(
+            backend_name="default",
+            period=0,
+            begins=0,
+            queue_name="gone",
+            task_path="shop.tasks.pay",
+        )
+        make_jobs(queue_name="mail")
+        all_ = Counter(each for metric in Collector().collect() for each in samples(metric))
+        known = [all_["task"], all_["gone"], all_["mail"], backend["backend"]]
+        table = section(page("metrics.md"), "How many time series")
+        found = re.findall(r"^\| (?:task, |queue |backend ).*\| (\d+)", table, re.M)
+        self.assertEqual(list(map(int, found)), known)
+
 
 class SettingTests(SimpleTestCase):
     def test_each_variable_of_the_environment(self):
         text = page("settings.md")
         found = set()
         for each in sources().values():
-            found |= set(re.findall(r"""environ(?:\.get\(|\[)["']([A-Z_]+)""", each))
+            found |= set(re.findall(r"""(?:environ(?:\.get\(|\[)|getenv\()["']([A-Z_]+)""", each))
+            found |= set(re.findall(r"""["']([A-Z_]+)["'] (?:not )?in os\.environ""", each))
             found |= set(re.findall(r"""from_environment\(["']([A-Z_]+)""", each))
         mule = (SOURCE / "contrib" / "mule.py").read_text()
         found |= {f"DURABLE_TASKS_{name}" for name in re.findall(r'read\("([A-Z_]+)"', mule)}
@@ -214,7 +265,7 @@ class SettingTests(SimpleTestCase):
         found = {
             name
             for each in sources().values()
-            for name in re.findall(r"\bsettings\.([A-Z][A-Z_]+)", each)
+            for name in re.findall(r"""\bsettings(?:\.|, ["'])([A-Z][A-Z_]+)""", each)
         }
         of_serve = {"WSGI_APPLICATION", "ASGI_APPLICATION", "BASE_DIR"}  # on its own page
         self.assertEqual([name for name in found - of_serve if f"`{name}" not in text], [])

@@ -1,9 +1,12 @@
 """What our commands share: each parses, calls, and prints."""
 
+import os
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, OutputWrapper
 
 from ..backend import DatabaseBackend
 from ..compat import InvalidTaskBackend, task_backends
@@ -49,6 +52,21 @@ def is_text(text: str) -> bool:
 def plain(text: object) -> str:
     """Return a text of a job or a worker without what would steer a terminal."""
     return "".join(sign if sign.isprintable() else "?" for sign in str(text))
+
+
+@contextmanager
+def readers_may_leave(output: OutputWrapper) -> Iterator[None]:
+    """Let a reader such as ``head`` close the pipe early: the rest goes nowhere, without an error.
+
+    What Python writes at its exit goes nowhere, too: "Note on SIGPIPE" in the docs of ``signal``.
+    """
+    try:
+        yield
+        output.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, output.fileno())
+        os.close(nowhere)
 
 
 def one_line_errors(parser: ArgumentParser) -> None:

@@ -21,15 +21,18 @@ class Statistic(models.Model):
     begins = models.BigIntegerField(_("begins"))
     queue_name = models.CharField(_("queue"), max_length=MAX_NAME)
     task_path = models.CharField(_("task"), max_length=MAX_PATH, default="")
-    # Jobs that ended.
+    # Jobs that ended so.
     successful = models.BigIntegerField(_("successful"), default=0)
+    # The same.
     failed = models.BigIntegerField(_("failed"), default=0)
     cancelled = models.BigIntegerField(_("cancelled"), default=0)
-    # Runs that raised and are to be followed by another; runs whose worker was lost.
+    # Runs that raised and are followed by another.
     retried = models.BigIntegerField(_("retried"), default=0)
+    # Runs whose worker was lost.
     lost = models.BigIntegerField(_("lost"), default=0)
-    # Histograms, see histogram.py: from being due to the start, and from the start to the end.
+    # A histogram, see histogram.py: from being due to the start.
     waits = models.JSONField(_("wait times"), default=dict)
+    # The same from the start to the end.
     runs = models.JSONField(_("run times"), default=dict)
     # The most that was there at once; null where it was not looked at.
     ready = models.IntegerField(_("ready"), null=True)
@@ -61,12 +64,13 @@ class ErrorGroup(models.Model):
     place = models.CharField(_("place"), max_length=MAX_PATH, default="")
     # Runs that ended so, whether or not another follows.
     count = models.BigIntegerField(_("count"), default=0)
-    # By hour: seconds since 1970 -> count.
+    # Its keys are seconds since 1970.
     hours = models.JSONField(_("by hour"), default=dict)
     first_seen = models.DateTimeField(_("first seen"))
     last_seen = models.DateTimeField(_("last seen"))
-    # Of the last one: the first line of what it says, its task, and its job.
+    # The first line of what the last one says.
     message = models.CharField(_("message"), max_length=MAX_PATH, default="")
+    # Of the last one.
     task_path = models.CharField(_("task"), max_length=MAX_PATH)
     last_job_id = models.UUIDField(_("last job"))
 

@@ -12,16 +12,16 @@ from django.db import Error as DatabaseFault
 
 from ... import health
 from ...health import Report, Thresholds
-from .. import durable_backend, one_line_errors, plain, queue_names
+from .. import durable_backend, one_line_errors, plain, queue_names, readers_may_leave
 
 # What the exit code says.
 HEALTHY, UNHEALTHY, UNKNOWN = 0, 1, 2
 _HELP = {
     "max_backlog": "jobs that are due and wait, in all queues together",
     "max_waiting": "for how long the oldest of them has waited",
-    "max_failure_rate": "the share of jobs that failed, of those that ended",
+    "max_failure_rate": "the share that failed of the jobs that succeeded or failed",
     "over": "the time over which failures are counted, up to 3h",
-    "min_runs": "with fewer jobs that ended, failures are not judged",
+    "min_runs": "with fewer of these, failures are not judged",
     "min_workers": "workers that are alive and claim jobs, of each backend or queue",
     "max_beat_age": "since the last heartbeat of any worker",
     "max_late": "for how long a periodic task may be overdue",
@@ -66,7 +66,9 @@ class Command(BaseCommand):
             )
         parser.add_argument("--queue-name", help="only these queues, separated by commas")
         parser.add_argument("--backend", dest="backend_name", help="only this one of TASKS")
-        parser.add_argument("--format", choices=("text", "json"), default="text")
+        parser.add_argument(
+            "--format", choices=("text", "json"), default="text", help="(default: text)"
+        )
 
     def handle(self, **options: Any) -> None:
         try:
@@ -84,15 +86,17 @@ class Command(BaseCommand):
         except (DatabaseFault, ImproperlyConfigured) as error:
             text = " ".join(str(error).split())
             if options["format"] == "json":
-                self.stdout.write(json.dumps({"status": "unknown", "error": text}))
+                with readers_may_leave(self.stdout):
+                    self.stdout.write(json.dumps({"status": "unknown", "error": text}))
                 raise SystemExit(UNKNOWN) from error
             if isinstance(error, DatabaseFault):
                 text = f"The database can't be asked: {text}"
             raise CommandError(text, returncode=UNKNOWN) from error
-        if options["format"] == "json":
-            self.stdout.write(json.dumps(_as_json(report)))
-        else:
-            self._show(report)
+        with readers_may_leave(self.stdout):
+            if options["format"] == "json":
+                self.stdout.write(json.dumps(_as_json(report)))
+            else:
+                self._show(report)
         if not report.is_healthy:
             raise SystemExit(UNHEALTHY)
 

@@ -12,7 +12,7 @@ from django.db import Error as DatabaseFault
 from django.db import connections
 
 from ...state import Look
-from .. import durable_backend, one_line_errors
+from .. import durable_backend, one_line_errors, readers_may_leave
 from ..status import Part, paint, screen
 from ..terminal import Terminal
 
@@ -54,8 +54,10 @@ class Command(BaseCommand):
         )
         try:
             if options["once"] or not is_terminal:
-                for line in screen(Look(self._backend_name)):
-                    self.stdout.write(paint(line, None, colour=self._colour))
+                lines = screen(Look(self._backend_name))
+                with readers_may_leave(self.stdout):
+                    for line in lines:
+                        self.stdout.write(paint(line, None, colour=self._colour))
             else:
                 self._watch(options["interval"])
         except KeyboardInterrupt:
