@@ -127,7 +127,9 @@ class QueueTests(StateTestCase):
         found = state.queues()
         self.assertEqual([each.name for each in found], [f"q{n:03}" for n in range(250)])
         self.assertEqual({each.ready for each in found}, {Count(1)})
-        self.assertEqual([int(each.waiting) for each in found[:3]], [1, 2, 3])
+        waiting = [each.waiting for each in found[:3]]
+        self.assertGreaterEqual(waiting[0], 1)
+        self.assertEqual([round(each - waiting[0]) for each in waiting], [0, 1, 2])
 
     def test_queues_of_the_settings_and_paused_ones_are_there_without_jobs(self) -> None:
         pause(queue_name="media")

@@ -73,7 +73,7 @@ class NameTests(WorkerTestCase):
             self.assertEqual(Worker.objects.get().pid, second.pid)
 
     def test_a_name_whose_owner_cannot_be_seen_is_waited_for_until_it_is_stale(self):
-        row = foreign_row()
+        row = foreign_row(seconds_ago=-3)  # the worker below may take its time to start
         result = tasks.hold.enqueue("x")
         Job.objects.update(status="RUNNING", worker_id="w", lease=1, attempts=1)
         let_go()
