@@ -1,7 +1,6 @@
 from django.test import SimpleTestCase
 
-from durable_tasks.options import SECRETS
-from durable_tasks.redaction import MASK, is_secret, redacted, redacted_text, restored
+from durable_tasks.redaction import MASK, SECRETS, is_secret, redacted, redacted_text, restored
 
 
 class RedactionTests(SimpleTestCase):

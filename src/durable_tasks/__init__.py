@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from .periodic import Periodic
+    from .redaction import SECRETS
     from .results import DurableTaskResult
     from .retry import exponential, fixed, steps
     from .runner import Runner
@@ -52,6 +53,7 @@ _HOMES = {
     "ResultTooLarge": "exceptions",
     "Retry": "exceptions",
     "Runner": "runner",
+    "SECRETS": "redaction",
     "Schedule": "schedules",
     "ScheduleExhausted": "exceptions",
     "Snooze": "exceptions",
@@ -67,6 +69,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "SECRETS",
     "Cancel",
     "CannotWait",
     "Crontab",

@@ -22,8 +22,7 @@ from . import clock
 from .compat import task_backends
 from .histogram import whole
 from .models import ErrorGroup, Statistic
-from .options import SECRETS
-from .redaction import redacted_text
+from .redaction import SECRETS, redacted_text
 from .tallies import (
     COUNTS,
     DEPTHS,

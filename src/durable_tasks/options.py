@@ -15,16 +15,11 @@ from django.utils.module_loading import import_string
 from .compat import EXPRESSION_IDS
 from .ids import uuid7
 from .periodic import Periodic
+from .redaction import SECRETS
 from .retention import UNSET, retain_by_path
 from .retry import Backoff, exponential, seconds_of
 
 DEFAULT_BACKOFF = exponential()
-
-# Names whose values are secrets, most likely; case does not matter.
-SECRETS = (
-    *("*password*", "*passwd*", "*secret*", "*token*", "*api_key*", "*apikey*", "*private_key*"),
-    *("*credential*", "*authorization*", "*cookie*", "*card_number*", "*cvv*", "*iban*"),
-)
 
 # Characters: what the column for it takes.
 MAX_SCHEDULE_NAME = 255

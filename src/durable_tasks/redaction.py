@@ -6,6 +6,11 @@ from fnmatch import translate
 from functools import lru_cache
 from typing import Any
 
+# Names whose values are secrets, most likely; case does not matter.
+SECRETS = (
+    *("*password*", "*passwd*", "*secret*", "*token*", "*api_key*", "*apikey*", "*private_key*"),
+    *("*credential*", "*authorization*", "*cookie*", "*card_number*", "*cvv*", "*iban*"),
+)
 MASK = "••••••"
 
 # name=, name:, "name":, 'name': and \"name\":, as tracebacks, reprs and JSON in a text have them.

@@ -20,7 +20,8 @@ from django.test import SimpleTestCase, TestCase
 import durable_tasks
 from durable_tasks import exceptions, models, testing
 from durable_tasks.compat import Task
-from durable_tasks.options import SECRETS, Options
+from durable_tasks.options import Options
+from durable_tasks.redaction import SECRETS
 from durable_tasks.statuses import MOVES, JobStatus
 from durable_tasks.tasks import DurableTask
 

@@ -23,7 +23,7 @@ from django.utils.translation import ngettext
 
 from .. import clock
 from ..models import Job
-from ..options import SECRETS
+from ..redaction import SECRETS
 from ..state import durable_backends
 from .figures import NONE, rough
 
