@@ -204,11 +204,13 @@ def page(request: HttpRequest, site: admin.AdminSite) -> dict[str, Any] | None:
     except AWAY:
         logger.exception("The database of the jobs does not answer.")
         return {"is_away": True}
+    texts = _texts()
     return {
         "choice": choice,
         "data": data,
         "text": json.dumps(data),
-        "texts": json.dumps(_texts()),
+        "texts": json.dumps(texts),
+        "age": texts["updated"] % 0,
         "ranges": overview.ranges(),
         "filters": filters,
         "endpoint": overview.links.overview(),

@@ -200,12 +200,21 @@
       values.map((value) => value === null ? null : Math.max(value, least)))];
   }
 
+  // The points of a line without a neighbour: no line would be drawn there.
+  function alone(plot, at) {
+    const values = plot.data[at];
+    return values.flatMap((value, point) =>
+      value != null && values[point - 1] == null && values[point + 1] == null ? [point] : []);
+  }
+
   function drawn(chart) {
     const lines = chart.series.map((line) => ({
       stroke: colour(line.key), width: 1.75, dash: DASHES[line.key],
       scale: chart.kind === "depth" && line.key === "running" ? "right" : "y",
       fill: line.key === "ready" ? `color-mix(in srgb, ${colour("ready")} 15%, transparent)` : null,
-      points: {size: 5},
+      points: {
+        size: 6, fill: colour(line.key), filter: (plot, at, all) => all ? null : alone(plot, at),
+      },
     }));
     if (chart.kind !== "stack") return lines;
     const paths = uPlot.paths.bars({size: [0.9, 60], align: 1});
@@ -225,6 +234,8 @@
       ...axis, size: 26, space: 64, grid: {show: false},
       values: (_, splits) => splits.map(tick),
     };
+    // Steps that one digit after the point can tell; jobs are not broken.
+    if (chart.unit === "count") axis.incrs = chart.kind === "depth" ? WHOLE : [0.1, 0.2, 0.5, ...WHOLE];
     if (chart.kind === "times") {
       axis.splits = (plot) => plot.scales.y.marks;
       axis.filter = (_, splits) => splits;
@@ -252,6 +263,7 @@
     return found;
   }
 
+  const WHOLE = Array.from({length: 10}, (_, power) => [1, 2, 5].map((each) => each * 10 ** power)).flat();
   // Times that people think in; each chart shows as many as it needs.
   const MARKS = [1e-4, 1e-3, 0.01, 0.1, 1, 10, 60, 600, 3600, 36000, 86400, 864000];
 
@@ -274,7 +286,7 @@
     const box = figure.querySelector(".dt-plot");
     const keys = chart.series.map((line) => line.key).join();
     const kept = charts.get(chart.key);
-    box.dataset.empty = chart.series.every((line) => line.values.every((value) => !value))
+    box.dataset.empty = chart.series.every((line) => line.values.every((value) => value === null))
       ? texts.no : "";
     if (kept && kept.keys === keys) {
       kept.chart = chart;
@@ -290,7 +302,8 @@
       cursor: {y: false, drag: {x: false, y: false}, sync: {key: "durable-tasks"}, points: {size: 6}},
       series: [{}, ...drawn(chart)],
       axes: axes(chart), scales: scales(chart),
-      padding: [8, chart.kind === "depth" ? 0 : 12, 0, 0],
+      // To the right: half of the last time's text, which may stand at the very end.
+      padding: [8, chart.kind === "depth" ? 0 : 24, 0, 0],
       hooks: {setCursor: [(plot) => legend(figure, entry.chart, plot.cursor.idx ?? null)]},
     }, columns(chart), box);
     charts.set(chart.key, entry);
