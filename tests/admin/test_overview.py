@@ -222,6 +222,12 @@ class OverviewTests(TestCase):
             [row[:2] for row in self.rows("silent")], [["w-1", "Silent"], ["w-2", "Lost"]]
         )
 
+    def test_where_all_workers_are_lost_none_is_running(self):
+        worker(seen=40)
+        self.assertContains(self.page(), "No worker is running")
+        worker("w-2", seen=20)
+        self.assertNotContains(self.page(), "No worker is running")
+
     def test_what_is_paused_is_told_and_does_not_alarm(self):
         worker()
         job(queue_name="mails", run_at=ago(9000))
