@@ -114,7 +114,10 @@ def errors(
     ]
     return table(
         *("errors", _("Errors"), columns, rows),
-        note=_("Raised errors, by class and place, with those that were retried."),
+        note=_(
+            "Raised errors, by class and place, with those that were retried. They are counted by "
+            "the hour, so that the first hour may begin before the chosen time."
+        ),
         empty=_("No error in this time."),
         more=(
             _("and %d more") % (len(counted) - MOST_GROUPS) if len(counted) > MOST_GROUPS else ""
