@@ -30,7 +30,7 @@ PICTURES = {
 HEIGHTS = {
     "overview.png": 970,
     "overview-dark.png": 970,
-    "overview-phone.png": 1235,
+    "overview-phone.png": 1185,
     "jobs.png": 900,
 }
 
