@@ -6,14 +6,16 @@ the dates.
 
 import random
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime
 from math import exp, pi, sin
 from uuid import UUID
 
+from django.conf import settings
 from django.utils import timezone
 
 from durable_tasks.histogram import bucket
 from durable_tasks.models import ErrorGroup, Job, PeriodicTask, Statistic
+from durable_tasks.schedules import Crontab
 
 HOUR = 3600
 DAY = 24 * HOUR
@@ -123,8 +125,8 @@ def make_past(*, backend="default", jobs=240, seed=6):
     Statistic.objects.bulk_create(statistics(chance, backend, now), 500, ignore_conflicts=True)
     made = Job.objects.bulk_create(ended_jobs(chance, backend, now, jobs), 100)
     ErrorGroup.objects.bulk_create(error_groups(chance, backend, now, made[-1].id))
-    make_schedule(chance, backend, now, "Count the stock", COUNT, 60, "* * * * *", "settings")
-    make_schedule(chance, backend, now, "Sales so far", REPORT, 300, "*/5 * * * *", "database")
+    make_schedule(chance, backend, now, "Count the stock", COUNT, "* * * * *", "settings", HOUR)
+    make_schedule(chance, backend, now, "Sales so far", REPORT, "*/5 * * * *", "database", 3 * HOUR)
 
 
 def liveliness(ago):
@@ -211,13 +213,13 @@ def depth(chance, queue, ago):
 # Schedules
 
 
-def make_schedule(chance, backend, now, name, kind, every, spec, source):
-    """Make a periodic task that has run each ``every`` seconds; workers go on with it."""
-    last = now // every * every
-    runs = [
-        ended_job(chance, backend, now, now - due, kind, False)
-        for due in range(last - 19 * every, last, every)
-    ]
+def make_schedule(chance, backend, now, name, kind, spec, source, since):
+    """Make a periodic task that ran whenever it was due, for so many seconds; workers go on."""
+    schedule = Crontab(spec, timezone="UTC")
+    # What was due later than this may still run.
+    last = at(now, 10)
+    dues = list(schedule.dates(at(now, since), last))[-20:]
+    runs = [ended_job(chance, backend, now, now - due.timestamp(), kind, False) for due in dues]
     for run in runs:
         run.schedule = name
     Job.objects.bulk_create(runs)
@@ -234,8 +236,8 @@ def make_schedule(chance, backend, now, name, kind, every, spec, source):
         catch_up="latest",
         overlap="allow",
         definition="",
-        next_run_at=at(now, now - last - every),
-        last_run_at=at(now, now - last + every),
+        next_run_at=schedule.next(last),
+        last_run_at=dues[-1],
         last_job_id=runs[-1].id,
         last_job_ids=[str(run.id) for run in runs],
         source=source,
@@ -291,14 +293,16 @@ def ended_job(chance, backend, now, ago, kind, bad):
     # What is tried again needs its time.
     ago += 2.0 ** (again + 1) if again else 0
     worker = f"shop-{chance.randint(1, 2)}"
-    errors, runs, start = [], [], ago - chance.uniform(0.02, 0.4)
+    errors, runs, due = [], [], ago
     for attempt in range(1, again + 2):
+        start = due - chance.uniform(0.02, 0.4)
         end = start - kind.seconds * exp(chance.gauss(0, 0.4))
         runs.append((at(now, start), at(now, end)))
         if attempt <= again or failed:
             error = chance.choices(kind.errors, [each.weight for each in kind.errors])[0]
             errors.append(entry(error, kind, attempt, worker, *runs[-1]))
-        start = end - 2.0 ** (attempt - 1) * chance.uniform(0.8, 1.0)
+        if attempt <= again:
+            due = end - 2.0 ** (attempt - 1) * chance.uniform(0.8, 1.0)
     order = chance.randint(4000, 5000)
     return Job(
         id=id_at(now - ago, chance),
@@ -309,7 +313,7 @@ def ended_job(chance, backend, now, ago, kind, bad):
         task_path=kind.path,
         args=[order if value == "order" else value for value in kind.args],
         kwargs=kind.kwargs,
-        run_at=at(now, ago),
+        run_at=at(now, due),
         enqueued_at=at(now, ago),
         started_at=runs[0][0],
         last_attempted_at=runs[-1][0],
@@ -344,7 +348,8 @@ def entry(error, kind, attempt, worker, started, finished):
 
 def at(now, ago):
     """Return the time so many seconds ago, as Django's settings want it."""
-    return timezone.now() - timedelta(seconds=ago + timezone.now().timestamp() - now)
+    time = datetime.fromtimestamp(now - ago, UTC)
+    return time if settings.USE_TZ else timezone.make_naive(time)
 
 
 def id_at(seconds, chance):

@@ -274,6 +274,17 @@ class Look:
             found.append(PauseState(row, held[row.task_path] if row.task_path else None))
         return found
 
+    def failing_errors(self) -> set[tuple[str, str, str]] | None:
+        """Return backend, class and place of the errors that FAILED jobs have.
+
+        None if there are too many such jobs to tell.
+        """
+        with self.store.pinned_plans():
+            rows = self.store.count_failed(MOST_OTHERS + 1)
+        if sum(row[-1] for row in rows) > MOST_OTHERS:
+            return None
+        return {(alias, error or "", place or "") for alias, error, place, _ in rows}
+
     def _since(self, at: datetime | None) -> float:
         return 0.0 if at is None else max(0.0, (self.at - at).total_seconds())
 

@@ -41,6 +41,13 @@ class WorkerPageTests(AdminTests):
         for text in ("a-host", "4242", "Runs now: 1", "Drain", "Stop"):
             self.assertContains(page, text)
 
+    def test_a_lost_worker_is_not_said_to_run_anything(self):
+        self.worker(last_seen=0)
+        self.job(status="RUNNING", worker_id="w-1")
+        page = self.get("worker_change", "w-1")
+        self.assertContains(page, "Ran when it was lost: 1")
+        self.assertNotContains(page, "Runs now")
+
     def test_each_state_has_its_word(self):
         def said(wish=None, running=0, age=0.0, *, silent=False, lost=False):
             row = Worker(wish=wish)

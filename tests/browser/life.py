@@ -7,7 +7,9 @@ from random import Random
 
 from django.utils import timezone
 
+from durable_tasks import clock
 from durable_tasks.models import Job, Pause, PeriodicTask, Worker
+from durable_tasks.schedules import parse_schedule
 from example import past
 
 
@@ -43,17 +45,19 @@ def make_life() -> None:
         paused_at=past.at(now, 1500),
         paused_by="ada",
     )
-    # A third schedule that is switched off, and so not late.
-    PeriodicTask.objects.filter(name="Sales so far").update(
-        spec="0 6 * * 1-5", next_run_at=timezone.now() + timedelta(hours=9)
+    past.make_schedule(
+        *(chance, "default", now, "Sales of the day", past.REPORT),
+        *("0 6 * * 1-5", "database", 40 * past.DAY),
     )
 
 
 def beat() -> None:
     """Let the workers be alive and the schedules be on time, as of now."""
     Worker.objects.update(last_seen=int((time.time() - 3) * 1e6))
-    minute = timezone.now() + timedelta(seconds=30)
-    PeriodicTask.objects.filter(name="Count the stock").update(next_run_at=minute)
+    now = clock.now()
+    for row in PeriodicTask.objects.all():
+        row.next_run_at = parse_schedule(row.spec, timezone=row.time_zone).next(now)
+        row.save()
 
 
 def make_worker(name: str, seconds_ago: float, wish: str | None = None) -> Worker:

@@ -95,6 +95,22 @@
       element.focus({ focusVisible: true, preventScroll: true });
       return focused !== blurred;
     },
+    // How many pixels of a canvas have a colour.
+    pixels: (canvas, colour) => {
+      const wanted = rgba(colour);
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      let count = 0;
+      for (let at = 0; at < data.length; at += 4) {
+        if (wanted.every((value, part) => data[at + part] === (part < 3 ? value : 255))) count++;
+      }
+      return count;
+    },
+    // Whether something reaches the right edge of a canvas.
+    cut: (canvas) => {
+      const brush = canvas.getContext("2d");
+      const { data } = brush.getImageData(canvas.width - 1, 0, 1, canvas.height);
+      return data.some((value) => value);
+    },
     overflow: () => {
       const width = document.documentElement.clientWidth;
       if (document.documentElement.scrollWidth <= width) return [];

@@ -1,10 +1,14 @@
 """What people on call do, in the browser, with real workers beside."""
 
 import time
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
+from unittest import mock
 
-from durable_tasks.models import ErrorGroup, Job, Pause, Worker
+from durable_tasks import clock
+from durable_tasks.histogram import bucket
+from durable_tasks.models import ErrorGroup, Job, Pause, Statistic, Worker
 from example import past
 
 from ..app import tasks
@@ -190,6 +194,51 @@ class OverviewTests(BrowserTestCase):
                 self.assertEqual(page.evaluate("scrollY"), scrolled)
                 page.keyboard.press("Enter")
                 page.wait_for_url("**/job/?*exception_class_path=*")
+
+    def test_a_minute_alone_is_drawn_and_an_idle_hour_is_none_without_figures(self) -> None:
+        minute = int(time.time()) // 60 * 60 - 300
+        row = {"backend_name": "default", "period": 60, "begins": minute, "queue_name": "default"}
+        Statistic.objects.create(**row, ready=0, scheduled=0, running=0)
+        page = self.open(overview())
+        self.assertEqual(self.empty(page), ["waits", "runs"])
+        times = {str(bucket(2.0)): 5}
+        Statistic.objects.create(
+            **row, task_path="shop.tasks.pay", successful=5, waits=times, runs=times
+        )
+        page.goto(overview())
+        self.assertEqual(self.empty(page), [])
+        for chart, line in (("depth", "running"), ("waits", "p99"), ("runs", "p99")):
+            drawn = page.evaluate(
+                """([chart, line]) => {
+                  const colour = getComputedStyle(document.querySelector(".dt-overview"))
+                    .getPropertyValue(`--dt-${line}`);
+                  return look.pixels(
+                    document.querySelector(`[data-key="${chart}"] canvas`), colour);
+                }""",
+                [chart, line],
+            )
+            self.assertGreater(drawn, 5, chart)
+
+    def empty(self, page: Any) -> list[str]:
+        """Return the charts that say that nothing was counted."""
+        found: list[str] = page.evaluate(
+            """[...document.querySelectorAll(".dt-chart")]
+              .filter((chart) => chart.querySelector(".dt-plot").dataset.empty)
+              .map((chart) => chart.dataset.key)"""
+        )
+        return found
+
+    def test_a_time_at_the_end_of_a_chart_is_not_cut(self) -> None:
+        at = datetime(2027, 1, 15, 8, 1, tzinfo=UTC)  # the last known minute ends at 08:00
+        with mock.patch.object(clock, "source", return_value=at):
+            page = self.open(overview())
+        self.assertFalse(page.evaluate("[...document.querySelectorAll('canvas')].some(look.cut)"))
+
+    def test_nothing_moves_when_the_script_begins(self) -> None:
+        for look in (DESKTOP, PHONE):
+            page = self.open(overview(range="24h"), look)
+            page.evaluate("look.drawn()")
+            self.assert_still(page)
 
     def test_it_tells_when_it_is_not_answered_and_goes_on(self) -> None:
         page = self.open()

@@ -95,12 +95,14 @@ class Overview:
     def data(self) -> dict[str, Any]:
         """Return all that changes, as what JSON can hold. The texts are not escaped."""
         now, choice, found = self.look.seconds, self.choice, self._series
+        with self.look.store.pinned_plans():  # once for all
+            present = self._now()
         return {
             "at": round(now),
             "zone": str(timezone.get_current_timezone()) if settings.USE_TZ else settings.TIME_ZONE,
             "period": found.begins.step,
             "times": list(found.begins),
-            **self._now(),
+            **present,
             "charts": charts(found, by_task=bool(choice.task)),
         }
 
@@ -122,7 +124,7 @@ class Overview:
             ],
             "notices": tiles.notices(workers, look.paused(), counted=self._counted, links=links),
             "tables": [
-                tables.errors(self._groups(), choice.range, look.seconds, links),
+                self._errors(),
                 tables.queues(queues, links, several=len(look.backends) > 1),
                 tables.failing(found, links),
                 tables.slowest(found, links),
@@ -137,6 +139,11 @@ class Overview:
         if found.begins.step == 60:
             return history.Series(found.begins, [], found.points[-minutes:], {}).totals()
         return history.totals(60 * minutes, **self._which)
+
+    def _errors(self) -> tables.Table:
+        groups = self._groups()
+        failing = self.look.failing_errors() if groups else None
+        return tables.errors(groups, failing, self.choice.range, self.look.seconds, self.links)
 
     def _groups(self) -> list[ErrorGroup]:
         since = datetime.fromtimestamp(self._series.begins.start, UTC)
@@ -197,11 +204,13 @@ def page(request: HttpRequest, site: admin.AdminSite) -> dict[str, Any] | None:
     except AWAY:
         logger.exception("The database of the jobs does not answer.")
         return {"is_away": True}
+    texts = _texts()
     return {
         "choice": choice,
         "data": data,
         "text": json.dumps(data),
-        "texts": json.dumps(_texts()),
+        "texts": json.dumps(texts),
+        "age": texts["updated"] % 0,
         "ranges": overview.ranges(),
         "filters": filters,
         "endpoint": overview.links.overview(),

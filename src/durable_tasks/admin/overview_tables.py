@@ -59,19 +59,30 @@ def table(key: str, title: str, columns: Iterable[str], rows: list[Any], **more:
     }
 
 
-def errors(groups: list[ErrorGroup], range_name: str, now: float, links: Links) -> Table:
-    """Return the table of groups of errors, those with the most in the range first."""
+def errors(
+    groups: list[ErrorGroup],
+    failing: set[tuple[str, str, str]] | None,
+    range_name: str,
+    now: float,
+    links: Links,
+) -> Table:
+    """Return the table of groups of errors, those with the most in the range first.
+
+    ``failing``: as ``Look.failing_errors()`` has it. A group without FAILED jobs offers nothing to
+    do to them, and leads to those that have raised its error and ended otherwise.
+    """
     hours, step = SPARK[range_name]
     counted = [(sum(by_hour(group, now, RANGE_HOURS[range_name])), group) for group in groups]
     counted.sort(key=lambda pair: (-pair[0], -pair[1].last_seen.timestamp()))
     rows = []
     for count, group in counted[:MOST_GROUPS]:
         search = {
-            "status": JobStatus.FAILED.value,
             "backend_name": group.backend_name,
             "exception_class_path": group.exception_class_path,
             "error_place": group.place,
         }
+        if is_failing := failing is None or tuple(search.values()) in failing:
+            search = {"status": JobStatus.FAILED.value, **search}
         since = now - group.last_seen.timestamp()
         cells = [
             cell(
@@ -91,8 +102,10 @@ def errors(groups: list[ErrorGroup], range_name: str, now: float, links: Links) 
                 title=f"{in_full(group.first_seen)} {NONE} {in_full(group.last_seen)}",
             ),
         ]
-        if acts := links.acts(search):
-            cells.append(cell("", "acts", acts=acts))
+        if links.may_act and is_failing:
+            cells.append(cell("", "acts", acts=links.acts(search)))
+        elif links.may_act:
+            cells.append(cell("", "acts", sub=_("no failed jobs")))
         rows.append((group.pk, cells))
     columns = [
         *(_("Error"), _("Message"), _("Last task"), _("Count")),
@@ -101,7 +114,10 @@ def errors(groups: list[ErrorGroup], range_name: str, now: float, links: Links) 
     ]
     return table(
         *("errors", _("Errors"), columns, rows),
-        note=_("Raised errors, by class and place, with those that were retried."),
+        note=_(
+            "Raised errors, by class and place, with those that were retried. They are counted by "
+            "the hour, so that the first hour may begin before the chosen time."
+        ),
         empty=_("No error in this time."),
         more=(
             _("and %d more") % (len(counted) - MOST_GROUPS) if len(counted) > MOST_GROUPS else ""

@@ -168,7 +168,7 @@ def notices(
 ) -> list[dict[str, str]]:
     """Return what has to be seen before all else. ``counted``: do workers count at all?"""
     found = []
-    if not workers:
+    if all(each.is_lost for each in workers):
         text = _("No worker is running, so that no job starts. Start one:")
         found.append({"level": "bad", "text": text, "code": "python manage.py db_worker"})
     found += [

@@ -120,6 +120,7 @@ class WorkerAdmin(MachineAdmin):
             state=self.state(worker),
             process=self.process(worker),
             running=_state(worker).running,
+            is_lost=_state(worker).is_lost,
             facts=facts,
             jobs=jobs,
             buttons=self.buttons(request, worker, *acts),

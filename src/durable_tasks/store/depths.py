@@ -106,6 +106,14 @@ class Depths(Claiming):
         order = "task_path" if partial else "run_at"
         return self._grouped("backend_name, queue_name, task_path", "PAUSED", order, limit)
 
+    def count_failed(self, limit: int) -> list[tuple[str, str | None, str | None, int]]:
+        """Return backend, error, its place and number of the ``limit`` FAILED jobs that ended last.
+
+        Served by durable_job_failed; by durable_job_ended where that is not there.
+        """
+        columns = "backend_name, exception_class_path, error_place"
+        return self._grouped(columns, "FAILED", "finished_at DESC", limit)
+
     def _grouped(self, columns: str, status: str, order: str, limit: int) -> list[Any]:
         return self.rows(
             f"SELECT {columns}, COUNT(*) FROM (SELECT {columns} FROM {TABLE} "
