@@ -236,7 +236,7 @@ class Heartbeat:
 
     def _rang(self, payload: str) -> None:
         if payload == f"{WISH}{self._worker_id}":
-            self._called = True  # the next beat reads it
+            self.wake()  # a beat reads it
             return
         if payload.startswith(CANCEL):
             if payload == f"{CANCEL}{self._worker_id}":
