@@ -237,7 +237,7 @@ class DepthTests(StoreTestCase):
     def test_counting_stops(self) -> None:
         make_jobs(7, queue_name="mail")
         make_jobs(7, queue_name="late", status="SCHEDULED")
-        with mock.patch.multiple(statistics, MOST_READY=5, MOST_OTHERS=6):
+        with mock.patch.multiple(statistics, MOST_READY=5, MOST_SCHEDULED=6):
             self.assertEqual(self.depths(), {"mail": (5, 0, 0), "late": (0, 6, 0)})
 
     def test_a_queue_that_is_empty_since_a_short_while_has_none(self) -> None:

@@ -30,8 +30,8 @@ KEPT = {60: 3 * 3600, 600: 3 * 86400, 3600: 30 * 86400}
 ALL_TIME = 0
 # For how long groups of errors stay, and seconds for which their hours do.
 ERRORS_KEPT, HOURS_KEPT = timedelta(days=30), 8 * 86400
-# The counts of READY jobs in a queue, and of others in all, stop here.
-MOST_READY, MOST_OTHERS = 100_000, 10_000
+# The counts of READY jobs in a queue, and of RUNNING and SCHEDULED jobs in all, stop here.
+MOST_READY, MOST_RUNNING, MOST_SCHEDULED = 100_000, 100_000, 10_000
 
 _STATISTICS, _ERRORS = Statistic._meta.db_table, ErrorGroup._meta.db_table
 
@@ -285,7 +285,7 @@ def depths(store: Store, backend_name: str, now: int) -> dict[str, Count]:
     """Return how many jobs there are in each queue that has some, or had within the last hour.
 
     ``now``: seconds since 1970. Takes no locks; each count is served by an index and at an end
-    after ``MOST_READY`` or ``MOST_OTHERS`` entries of it.
+    after so many entries of it.
     """
     found = {
         name: Count(ready=0, scheduled=0, running=0) for name in _recent(store, backend_name, now)
@@ -297,10 +297,10 @@ def depths(store: Store, backend_name: str, now: int) -> dict[str, Count]:
     names = store.queue_names(Queues(backend_name, None))
     for name, count in store.count_ready(backend_name, names, MOST_READY).items():
         of(name).ready = count
-    for backend, name, _, count in store.count_running(MOST_OTHERS):
+    for backend, name, _, count in store.count_running(MOST_RUNNING):
         if backend == backend_name:
             of(name).running = count + (of(name).running or 0)
-    for backend, name, _, count in store.count_scheduled_by_queue(MOST_OTHERS):
+    for backend, name, _, count in store.count_scheduled_by_queue(MOST_SCHEDULED):
         if backend == backend_name:
             of(name).scheduled = count
     return found
