@@ -52,8 +52,21 @@ class PauseContract(StoreTestCase):
         Pause.objects.all().delete()
         make_pauses("a.b")
         stamps.append(self.store.stamp("default"))
+        # One that got its id before another, and was committed after it.
+        [last] = Pause.objects.values_list("id", flat=True)
+        Pause.objects.create(
+            id=last + 2, backend_name="default", paused_at=timezone.now(), queue_name="x"
+        )
+        stamps.append(self.store.stamp("default"))
+        Pause.objects.filter(id=last).delete()
+        Pause.objects.create(
+            id=last + 1, backend_name="default", paused_at=timezone.now(), queue_name="y"
+        )
+        stamps.append(self.store.stamp("default"))
         self.assertEqual(len(set(stamps)), len(stamps))
-        make_pauses("x", backend_name="other")
+        Pause.objects.create(
+            id=last + 9, backend_name="other", paused_at=timezone.now(), queue_name="x"
+        )
         self.assertEqual(self.store.stamp("default"), stamps[-1])
         make_jobs(status="PAUSED", backend_name="other")
         self.assertTrue(self.store.stamp("default").parked)

@@ -47,7 +47,7 @@ class Pausing:
         """Note what a look saw, and read the pauses if they have changed; return whether so."""
         before, self._stamp = self._stamp, stamp
         self._looked_at = now
-        if before is None or (before.count, before.greatest) != (stamp.count, stamp.greatest):
+        if before is None or (before.count, before.sum) != (stamp.count, stamp.sum):
             pauses = Pauses()
             if stamp.count:
                 pauses = self._store.pauses(self._served.backend_name).of(self._served)

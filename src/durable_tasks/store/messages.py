@@ -446,13 +446,13 @@ class Pauses:
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What changes with the pauses of a backend: how many there are, and the greatest id.
+    """What changes with the pauses of a backend: how many there are, and the sum of their ids.
 
     ``parked``: whether any job is PAUSED, of whatever backend.
     """
 
     count: int = 0
-    greatest: int = 0
+    sum: int = 0
     parked: bool = False
 
 
