@@ -11,7 +11,8 @@ from django.utils import timezone
 from durable_tasks.models import Job, Pause
 from durable_tasks.statuses import ENDED, WAITING
 from durable_tasks.store import Finish, Pauses, Queues, Store, store_for
-from durable_tasks.store.messages import MAX_BATCH, LockedJob, Resumed, Stamp
+from durable_tasks.store.messages import MAX_BATCH, LockedJob
+from durable_tasks.store.queues import Resumed, Stamp
 
 from .jobs import StoreTestCase, make_jobs, make_running, state
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..store import Claim, Finish, Pauses, Queues, Store
-from ..store.messages import Stamp
+from ..store.queues import Stamp
 
 # Seconds after which a worker with work looks again, and an idle one while something is paused.
 EVERY = 0.5

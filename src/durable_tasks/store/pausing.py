@@ -7,7 +7,8 @@ from uuid import UUID
 
 from ..models import Pause
 from .database import TABLE, Database, marks
-from .messages import MAX_BATCH, LockedJob, Pauses, Queues, Resumed, Stamp
+from .messages import MAX_BATCH, LockedJob
+from .queues import Pauses, Queues, Resumed, Stamp
 
 if TYPE_CHECKING:
     from .claiming import Part

@@ -18,7 +18,7 @@ from ..histogram import add, whole
 from ..models import ErrorGroup, Statistic
 from .base import Store
 from .database import TABLE, marks
-from .messages import Queues
+from .queues import Queues
 
 # Rows that one transaction writes, and how many of these one call makes: a beat may be due.
 BATCH, MOST_BATCHES = 50, 20
