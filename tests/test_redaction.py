@@ -40,6 +40,28 @@ class RedactionTests(SimpleTestCase):
             with self.subTest(text):
                 self.assertEqual(redacted_text(text, SECRETS), expected)
 
+    def test_secrets_inside_of_values_are_found(self) -> None:
+        for text, expected in (
+            ("ValueError: password=abc", f"ValueError: password={MASK}"),
+            ("db = connect(user='u', password='a b')", f"db = connect(user='u', password={MASK})"),
+            ("kwargs={'a': {'token': 'x y'}}", f"kwargs={{'a': {{'token': {MASK}}}}}"),
+            ("tokens=[['a'], f(b)] x", f"tokens={MASK} x"),
+            ("run --password=abc", f"run --password={MASK}"),
+            ('if password == "abc":', f"if password == {MASK}:"),
+            # Without their end, as where a traceback is cut.
+            ("secret='abc def\nx=1", f"secret={MASK}\nx=1"),
+            ("secret=[1, (2\nx=1", f"secret={MASK}\nx=1"),
+            ("token=", "token="),
+        ):
+            with self.subTest(text):
+                self.assertEqual(redacted_text(text, SECRETS), expected)
+
+    def test_long_texts_are_read_once(self) -> None:
+        # In time that grows with the square this would take hours.
+        for word in ("a", "a-", "a ", "a= ", "a: (", "secret=(", 'secret="', "://a:", "x='\\\\"):
+            with self.subTest(word):
+                redacted_text(word * 200_000, SECRETS)
+
     def test_what_was_masked_is_put_back(self) -> None:
         before = {"user": "ada", "password": "x", "list": [{"token": 5}, 1]}
         shown = redacted(before, SECRETS)

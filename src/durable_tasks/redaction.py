@@ -8,18 +8,21 @@ from typing import Any
 
 MASK = "••••••"
 
-# name=value, name: value, "name": "value" and 'name': 'value', as tracebacks and reprs have them.
-# A value may be a text of bytes, a list, a call such as Decimal('1'), or have its kind before it.
-_PAIR = re.compile(
-    r"""(?P<name>[A-Za-z_][\w-]*)(?P<quote>["']?)(?P<between>\s*[=:]\s*)
-    (?P<value>
-        [A-Za-z]{0,2}(?:"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
-        |[\w.]*(?:\[[^\]\n]*\]|\([^)\n]*\)|\{[^}\n]*\})
-        |(?:Basic|Bearer|Digest|Token)\s+[^\s,;"']+
-        |[^\s,;()\[\]{}"']+
-    )""",
+# A name, and perhaps what stands between it and a value: name=value, name: value, "name": "value"
+# and 'name': 'value', as tracebacks and reprs have them. Possessive (the second +), so that a long
+# word is read once: what an error says may come from anybody.
+_NAME = re.compile(r"""(?P<name>[\w-]++)(?P<between>["']?\s*+[=:]=?\s*+)?""")
+# A value: a text, perhaps of bytes; the begin of a list or a call; one with its kind before it; a
+# word. A text without its end goes to the end of the line.
+_VALUE = re.compile(
+    r"""[A-Za-z]{0,2}(?:"(?:[^"\\\n]|\\.)*+"?|'(?:[^'\\\n]|\\.)*+'?)
+    |[\w.]*+(?P<bracket>[(\[{])
+    |(?:Basic|Bearer|Digest|Token)\s+[^\s,;"']+
+    |[^\s,;()\[\]{}"']+
+    """,
     re.VERBOSE,
 )
+_BRACKET = re.compile(r"[(\[{\n)\]}]")
 # The password in an address, as errors of databases and brokers have it.
 _ADDRESS = re.compile(r"(?<=://)(?P<user>[^\s/:@]*):[^\s/@]+@")
 
@@ -54,13 +57,32 @@ def redacted_text(text: str, patterns: Iterable[str]) -> str:
     hunter2", is not found.
     """
     match = _matcher(tuple(patterns)).match
+    text = _ADDRESS.sub(rf"\g<user>:{MASK}@", text)
+    shown, done, at = [], 0, 0
+    while found := _NAME.search(text, at):
+        at = found.end()
+        # Of other names the value is read on: it may have secrets in it.
+        if found["between"] and match(found["name"].strip("-")):
+            end = _end_of_value(text, at)
+            if end > at:
+                shown += [text[done:at], MASK]
+                done = at = end
+    return "".join([*shown, text[done:]])
 
-    def mask(found: re.Match[str]) -> str:
-        if not match(found["name"]):
-            return found[0]
-        return f"{found['name']}{found['quote']}{found['between']}{MASK}"
 
-    return _PAIR.sub(mask, _ADDRESS.sub(rf"\g<user>:{MASK}@", text))
+def _end_of_value(text: str, at: int) -> int:
+    """Return where the value ends that begins here; ``at`` if there is none."""
+    found = _VALUE.match(text, at)
+    if found is None or not found["bracket"]:
+        return at if found is None else found.end()
+    depth = 1
+    for each in _BRACKET.finditer(text, found.end()):
+        if each[0] == "\n":
+            return each.start()
+        depth += 1 if each[0] in "([{" else -1
+        if not depth:
+            return each.end()
+    return len(text)
 
 
 def restored(value: Any, before: Any) -> Any:
