@@ -146,6 +146,17 @@ class BulkTests(WorkerTestCase):
         job = Job.objects.get(id=id)
         self.assertEqual((job.status, job.return_value, job.attempts), ("SUCCESSFUL", 35, 1))
 
+    def test_a_host_whose_clock_is_behind_waits_until_copies_do_not_match(self) -> None:
+        make_jobs(15, task_path="a.b")
+        now = bulk.clock.now()
+        with mock.patch.object(bulk.clock, "now", return_value=now + timedelta(seconds=40)):
+            id = self.start("copy", status="READY")
+        self.work()
+        job = Job.objects.get(id=id)
+        self.assertEqual((job.status, job.attempts), ("SCHEDULED", 0))
+        self.assertGreater(job.run_at, now + timedelta(seconds=40))
+        self.assertEqual(Job.objects.filter(task_path="a.b").count(), 15)
+
     def test_a_cancel_stops_it_between_two_pages(self) -> None:
         make_jobs(35, status="FAILED", task_path="a.b", finished_at=timezone.now())
         id = self.start("mark", status="FAILED")

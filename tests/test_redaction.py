@@ -40,6 +40,9 @@ class RedactionTests(SimpleTestCase):
             ("headers={'Authorization': 'Bearer x'}", f"headers={{'Authorization': {MASK}}}"),
             ("call(kwargs={'password': 'x'}, y=1)", f"call(kwargs={{'password': {MASK}}}, y=1)"),
             ("url=https://x/?token=hunter2 bad", f"url=https://x/?token={MASK} bad"),
+            ("[('password', 'x'), ('y', 'z')]", f"[('password', {MASK}), ('y', 'z')]"),
+            ('if password == "abc":', f"if password == {MASK}:"),
+            ("db = connect(user='u', password='a b')", f"db = connect(user='u', password={MASK})"),
             ("run --password=x --all", f"run --password={MASK} --all"),
             # In a text in a text, in brackets in brackets, with brackets in texts.
             ('body=\'{\\"password\\": \\"a b\\", 1}\'', f"body='{{\\\"password\\\": {MASK}, 1}}'"),
@@ -64,6 +67,8 @@ class RedactionTests(SimpleTestCase):
             "a",
             "-",
             "a-",
+            "a ",
+            "a= ",
             "password=",
             "password='",
             "password=(",

@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -253,6 +253,8 @@ def act(
     """
     asked = {"search": search, "action": action, "argument": argument, "before": before, "by": by}
     run = _Run(context.task_result, asked)
+    if run.may_wait and (ahead := datetime.fromisoformat(before) - clock.now()) >= timedelta(0):
+        raise Snooze(ahead + timedelta(seconds=1))  # by this host's clock its copies would match
     until = time.monotonic() + SLICE
     for step in run.steps():
         if getattr(context, "cancelled", False):

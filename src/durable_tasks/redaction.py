@@ -13,9 +13,10 @@ SECRETS = (
 )
 MASK = "••••••"
 
-# name=, name:, "name":, 'name': and \"name\":, as tracebacks, reprs and JSON in a text have them.
+# name=, name:, name ==, "name":, 'name', and \"name\":, as tracebacks, reprs and JSON in a text
+# have them.
 # A name is tried once, from its beginning: a long word costs no more than its length.
-_NAME = re.compile(r"""(?<![\w-])-*(?P<name>\w[\w-]*+)(?:\\*["'])?\s*[=:]\s*""")
+_NAME = re.compile(r"""(?<![\w-])-*(?P<name>\w[\w-]*+)(?:\\*["']\s*[=:,]|\s*[=:])=?\s*""")
 # Its value: a text, perhaps of bytes or cut off before its end, or a word. Before a bracket stands
 # perhaps the kind, as in Decimal('1').
 _VALUE = re.compile(
@@ -61,20 +62,20 @@ def redacted(value: Any, patterns: Iterable[str]) -> Any:
 def redacted_text(text: str, patterns: Iterable[str]) -> str:
     """Return a text, such as a traceback, with values masked that stand behind a secret name.
 
-    Known forms, each in one line: ``name=value``, ``name: value``, ``"name": "value"``, and,
-    whatever the patterns are, ``scheme://user:value@host``. A secret that stands for itself, as
-    in "wrong password hunter2", is not found.
+    Known forms, each in one line: ``name=value``, ``name: value``, ``"name": "value"``,
+    ``("name", "value")``, and, whatever the patterns are, ``scheme://user:value@host``. A secret
+    that stands for itself, as in "wrong password hunter2", is not found.
     """
     match = _matcher(tuple(patterns)).match
     text = _ADDRESS.sub(rf"\g<user>:{MASK}@", text)
-    shown, at = "", 0
+    shown, at = [], 0
     for found in _NAME.finditer(text):
         if found.start() < at or not match(found["name"]):
             continue
         if value := _VALUE.match(text, found.end()):
-            shown += text[at : found.end()] + MASK
+            shown += [text[at : found.end()], MASK]
             at = _end_of_bracket(text, value.end()) if value["bracket"] else value.end()
-    return shown + text[at:]
+    return "".join([*shown, text[at:]])
 
 
 def _end_of_bracket(text: str, at: int) -> int:

@@ -11,7 +11,8 @@ from django.utils import timezone
 from durable_tasks.models import Job, Pause
 from durable_tasks.statuses import ENDED, WAITING
 from durable_tasks.store import Finish, Pauses, Queues, Store, store_for
-from durable_tasks.store.messages import MAX_BATCH, LockedJob, Resumed, Stamp
+from durable_tasks.store.messages import MAX_BATCH, LockedJob
+from durable_tasks.store.queues import Resumed, Stamp
 
 from .jobs import StoreTestCase, make_jobs, make_running, state
 
@@ -52,8 +53,21 @@ class PauseContract(StoreTestCase):
         Pause.objects.all().delete()
         make_pauses("a.b")
         stamps.append(self.store.stamp("default"))
+        # One that got its id before another, and was committed after it.
+        [last] = Pause.objects.values_list("id", flat=True)
+        Pause.objects.create(
+            id=last + 2, backend_name="default", paused_at=timezone.now(), queue_name="x"
+        )
+        stamps.append(self.store.stamp("default"))
+        Pause.objects.filter(id=last).delete()
+        Pause.objects.create(
+            id=last + 1, backend_name="default", paused_at=timezone.now(), queue_name="y"
+        )
+        stamps.append(self.store.stamp("default"))
         self.assertEqual(len(set(stamps)), len(stamps))
-        make_pauses("x", backend_name="other")
+        Pause.objects.create(
+            id=last + 9, backend_name="other", paused_at=timezone.now(), queue_name="x"
+        )
         self.assertEqual(self.store.stamp("default"), stamps[-1])
         make_jobs(status="PAUSED", backend_name="other")
         self.assertTrue(self.store.stamp("default").parked)

@@ -122,6 +122,14 @@ class AddTests(StoreTestCase):
         self.assertEqual(set(Statistic.objects.values_list("successful", flat=True)), {3})
         self.assertLess(max(lengths, default=0), 1000)
 
+    def test_one_call_writes_no_more_than_some(self) -> None:
+        counts = {key(f"queue {n}"): Count(successful=1) for n in range(5)}
+        with mock.patch.multiple(statistics, BATCH=2, MOST_BATCHES=2):
+            add_counts(self.store, counts, {})
+            self.assertEqual((len(counts), Statistic.objects.count()), (1, 4))
+            add_counts(self.store, counts, {})
+        self.assertEqual((len(counts), Statistic.objects.count()), (0, 5))
+
     def test_names_that_are_one_to_the_database_are_counted_together(self) -> None:
         names = ("mail", "Mail", "MAIL")
         for turn in (1, 2):

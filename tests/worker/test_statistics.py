@@ -14,6 +14,7 @@ from durable_tasks.compat import task_backends
 from durable_tasks.histogram import bucket, percentiles
 from durable_tasks.models import ErrorGroup, Job, Statistic
 from durable_tasks.store import Finish, Queues
+from durable_tasks.store.database import Database
 from durable_tasks.testing import live_runner
 from durable_tasks.worker import statistics
 from durable_tasks.worker.clock import Clock
@@ -349,6 +350,40 @@ class CountTests(StoreTestCase):
         self.store.rows("SELECT 1")
         self.write()
         self.assertEqual(counted(), {("default", "again"): counts(5)})
+
+    def test_a_fault_of_our_own_stops_no_heartbeat(self):
+        self.statistics.count(self.finished(3))
+        self.store.rows("SELECT 1")
+        for act in (self.statistics.tick, self.statistics.finish):
+            with (
+                self.subTest(act.__name__),
+                mock.patch.object(statistics, "add_counts", side_effect=TypeError("a fault")),
+                self.assertLogs("durable_tasks", "WARNING") as logs,
+            ):
+                act(self.store)
+            self.assertIn("can't be written: a fault\nTraceback", logs.output[0])
+        self.statistics.count(self.finished(2))
+        self.write()
+        self.assertEqual(counted(), {("default", "again"): counts(5)})
+
+    def test_an_idle_minute_costs_few_statements(self):
+        self.write()
+        Statistic.objects.all().delete()
+        sent = []
+        execute = Database._execute
+
+        def watched(store, cursor, sql, params):
+            sent.append(sql)
+            execute(store, cursor, sql, params)
+
+        at = 1_800_000_060 * 1_000_000  # not one in which rows are deleted
+        with (
+            mock.patch.object(Clock, "micros", return_value=at),
+            mock.patch.object(Database, "_execute", watched),
+        ):
+            self.statistics.tick(self.store)
+        self.assertEqual(Statistic.objects.count(), 3)
+        self.assertLessEqual(len(sent), 14, sent)
 
     def test_what_is_kept_is_limited(self):
         since = int(time.time()) // 60 - 9

@@ -140,7 +140,12 @@ class SpeedTests(WorkerTestCase):
         if connection.vendor != "postgresql":
             self.skipTest("Only PostgreSQL notifies.")
         # It would beat every 15 minutes.
-        with running_worker("-v2", options={"worker_timeout": 3600}) as worker:
+        seldom = {"worker_timeout": 3600, "statistics": False}
+        with running_worker("-v2", options=seldom) as worker:
             worker.says("Notifications arrive")
+            # Not only while it waits whether notifications arrive.
+            for each, says in ((Wish.DRAIN, "was asked to drain"), (None, "goes on")):
+                wish(each)
+                worker.says(says)
             wish(Wish.STOP)
             self.assertEqual(worker.wait(), 0)

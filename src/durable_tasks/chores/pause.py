@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..store import Claim, Finish, Pauses, Queues, Store
-from ..store.messages import Stamp
+from ..store.queues import Stamp
 
 # Seconds after which a worker with work looks again, and an idle one while something is paused.
 EVERY = 0.5
@@ -47,7 +47,7 @@ class Pausing:
         """Note what a look saw, and read the pauses if they have changed; return whether so."""
         before, self._stamp = self._stamp, stamp
         self._looked_at = now
-        if before is None or (before.count, before.greatest) != (stamp.count, stamp.greatest):
+        if before is None or (before.count, before.sum) != (stamp.count, stamp.sum):
             pauses = Pauses()
             if stamp.count:
                 pauses = self._store.pauses(self._served.backend_name).of(self._served)

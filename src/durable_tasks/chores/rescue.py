@@ -13,11 +13,16 @@ from ..store.registry import Registry, WorkerRow
 
 @dataclass(slots=True)
 class Rescued:
-    """What a rescue did; ``next_look``: microseconds of database time, when to look again."""
+    """What a rescue did.
+
+    ``living``: the other rows, of all backends. ``next_look``: microseconds of database time, when
+    to look again.
+    """
 
     workers: list[WorkerRow] = field(default_factory=list)
     finishes: list[Finish] = field(default_factory=list)
     next_look: int | None = None
+    living: list[WorkerRow] = field(default_factory=list, compare=False)
 
 
 def tick(
@@ -41,7 +46,6 @@ def tick(
     registry = Registry(store)
     # Before the rows of workers: a worker adds its row before it claims and removes it last.
     owners = store.owners()
-    known = set()
     for row in registry.all():
         expires = row.last_seen + int(timeout * 1_000_000)
         if row.backend_name != backend_name:
@@ -51,7 +55,8 @@ def tick(
             continue
         elif report.next_look is None or expires < report.next_look:
             report.next_look = expires
-        known.add(row.id)
+        report.living.append(row)
+    known = {row.id for row in report.living}
     for owner in owners:
         if owner not in known:
             # What runs without a worker, where it was enqueued, has no row: but not of a backend

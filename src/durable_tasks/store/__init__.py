@@ -7,7 +7,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from ..retention import Retention
 from .base import Store
 from .database import StoreNotSupported
-from .messages import Claim, Exchange, Finish, NewJob, Pauses, Peek, Queues
+from .messages import Claim, Exchange, Finish, NewJob
+from .queues import Pauses, Peek, Queues
 
 __all__ = [
     "Claim",

@@ -20,16 +20,9 @@ from .database import TABLE
 from .depths import Depths
 from .handling import Handling
 from .inserting import Inserting
-from .messages import (
-    CLAIM_COLUMNS,
-    MAX_BATCH,
-    Claim,
-    Exchange,
-    Finish,
-    Queues,
-    batches,
-)
+from .messages import CLAIM_COLUMNS, MAX_BATCH, Claim, Exchange, Finish, batches
 from .pruning import Deleting
+from .queues import Queues
 
 # Where workers listen.
 CHANNEL = "durable_tasks"

@@ -12,8 +12,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .database import TABLE, marks
 from .heads import MAX_HEADS, Head, Heads
-from .messages import CLAIM_COLUMNS, MAX_BATCH, Claim, Peek, Queues, claim_order
+from .messages import CLAIM_COLUMNS, MAX_BATCH, Claim, claim_order
 from .pausing import STAMP, Pausing
+from .queues import Peek, Queues
 
 # A condition on READY jobs, with its parameters.
 type Part = tuple[str, tuple[Any, ...]]

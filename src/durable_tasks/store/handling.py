@@ -14,7 +14,8 @@ from uuid import UUID
 from ..retention import Rule
 from ..statuses import ENDED, WAITING, JobStatus
 from .database import TABLE, Database, marks
-from .messages import MAX_BATCH, Claim, Finish, LockedJob, Queues
+from .messages import MAX_BATCH, Claim, Finish, LockedJob
+from .queues import Queues
 
 # What a job has from its runs, but for errors.
 _OF_A_RUN = (

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from .messages import Claim, Queues
+from .messages import Claim
+from .queues import Queues
 
 # Seconds between two looks for the heads: for so long, a job that lies before them may wait.
 EVERY = 1.0

@@ -10,7 +10,8 @@ from django.db import OperationalError
 
 from .base import Store
 from .database import TABLE, marks
-from .messages import MAX_BATCH, Claim, Finish, Queues, by_ending
+from .messages import MAX_BATCH, Claim, Finish, by_ending
+from .queues import Queues
 
 # Columns without a default, with a value that an INSERT accepts for each.
 _FILLERS = {

@@ -7,17 +7,19 @@ from uuid import UUID
 
 from ..models import Pause
 from .database import TABLE, Database, marks
-from .messages import MAX_BATCH, LockedJob, Pauses, Queues, Resumed, Stamp
+from .messages import MAX_BATCH, LockedJob
+from .queues import Pauses, Queues, Resumed, Stamp
 
 if TYPE_CHECKING:
     from .claiming import Part
 
 _PAUSES = Pause._meta.db_table
 # Served by durable_pause_of, and durable_job_paused (MySQL: any index that begins with the status).
+# The sum, not the greatest: of two pauses that are made at once the later id may be there first.
 # The condition on the path is always true: SQLite reads no partial index without one of its column.
 STAMP = (
     f"(SELECT COUNT(*) FROM {_PAUSES} WHERE backend_name = %s), "
-    f"(SELECT MAX(id) FROM {_PAUSES} WHERE backend_name = %s), "
+    f"(SELECT SUM(id) FROM {_PAUSES} WHERE backend_name = %s), "
     f"EXISTS (SELECT 1 FROM {TABLE} WHERE status = 'PAUSED' AND task_path >= '')"
 )
 
@@ -31,8 +33,8 @@ class Pausing(Database):
 
     @staticmethod
     def to_stamp(row: Sequence[Any]) -> Stamp:
-        count, greatest, parked = row
-        return Stamp(count, greatest or 0, bool(parked))
+        count, sum, parked = row
+        return Stamp(count, int(sum or 0), bool(parked))  # some databases make it a Decimal
 
     def pauses(self, backend_name: str) -> Pauses:
         """Return what is paused of a backend."""

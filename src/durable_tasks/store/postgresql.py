@@ -19,16 +19,8 @@ from .binary import COPY_END, COPY_HEAD, array, copy_row, register
 from .claiming import Part
 from .database import TABLE
 from .heads import Head
-from .messages import (
-    CLAIM_COLUMNS,
-    MAX_BATCH,
-    Claim,
-    Finish,
-    NewJob,
-    Queues,
-    by_ending,
-    claim_order,
-)
+from .messages import CLAIM_COLUMNS, MAX_BATCH, Claim, Finish, NewJob, by_ending, claim_order
+from .queues import Queues
 
 # The type of each column that a finish may write, for the arrays that carry a batch.
 _TYPES = {

@@ -14,7 +14,10 @@ _TABLE = Worker._meta.db_table
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """One life of a worker, as its row tells; ``last_seen``: database time in microseconds."""
+    """One life of a worker, as its row tells.
+
+    ``last_seen``: database time in microseconds. ``wish``: what somebody wants of it.
+    """
 
     id: str
     life: UUID
@@ -23,6 +26,7 @@ class WorkerRow:
     pid: int
     process_started: str
     last_seen: int
+    wish: str | None = None
 
     def __str__(self) -> str:
         return f"worker {self.id!r} (process {self.pid} on {self.host})"
@@ -47,14 +51,13 @@ class Registry:
         version: str,
         now: datetime,
         memory: int | None = None,
-        wish: str | None = None,
     ) -> None:
         """Insert a worker's row. Raises ``IntegrityError`` if its id is taken."""
         store = self.store
         store.changed(
             f"INSERT INTO {_TABLE} "
-            f"({_COLUMNS}, queues, capacity, threads, coroutines, version, memory, wish, "
-            f"started_at) VALUES ({marks(len(WorkerRow.__slots__) + 8)})",
+            f"({_COLUMNS}, queues, capacity, threads, coroutines, version, memory, "
+            f"started_at) VALUES ({marks(len(WorkerRow.__slots__) + 7)})",
             [
                 row.id,
                 store.to_id(row.life),
@@ -63,13 +66,13 @@ class Registry:
                 row.pid,
                 row.process_started,
                 row.last_seen,
+                row.wish,
                 json.dumps(queues),
                 threads + coroutines,
                 threads,
                 coroutines,
                 version,
                 memory,
-                wish,
                 store.to_time(now),
             ],
         )
@@ -85,13 +88,6 @@ class Registry:
                 [last_seen, memory, id, self.store.to_id(life)],
             )
         )
-
-    def wish(self, id: str, life: UUID) -> str | None:
-        """Return what somebody wants of this life."""
-        rows = self.store.rows(
-            f"SELECT wish FROM {_TABLE} WHERE id = %s AND life = %s", [id, self.store.to_id(life)]
-        )
-        return rows[0][0] if rows else None
 
     def remove(self, row: WorkerRow) -> bool:
         """Delete a row unless it was seen since ``row`` was read; return whether it was."""

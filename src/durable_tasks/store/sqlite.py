@@ -11,7 +11,8 @@ from django.db import OperationalError
 
 from .base import Store
 from .database import TABLE, marks
-from .messages import MAX_BATCH, Claim, Finish, LockedJob, Peek, Queues, by_ending
+from .messages import MAX_BATCH, Claim, Finish, LockedJob, by_ending
+from .queues import Peek, Queues
 
 # Seconds between two looks at whether the file has changed, for so long after work and later.
 WATCH, WATCH_FOR, WATCH_IDLE = 0.005, 10.0, 0.02

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import batched
+from itertools import batched, islice
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -18,18 +18,20 @@ from ..histogram import add, whole
 from ..models import ErrorGroup, Statistic
 from .base import Store
 from .database import TABLE, marks
+from .queues import Queues
 
-# Rows that one transaction writes, and rows that one statement deletes.
-BATCH = 50
-DELETED, MOST_DELETIONS = 500, 4
+# Rows that one transaction writes, and how many of these one call makes: a beat may be due.
+BATCH, MOST_BATCHES = 50, 20
+# Rows that one statement deletes, and how many of these one call makes.
+DELETED, MOST_DELETIONS = 500, 20
 # Seconds of a period, and seconds for which its rows stay.
 KEPT = {60: 3 * 3600, 600: 3 * 86400, 3600: 30 * 86400}
 # The period of the sums of all time, which begin at 0 and stay: counters for monitoring never fall.
 ALL_TIME = 0
 # For how long groups of errors stay, and seconds for which their hours do.
 ERRORS_KEPT, HOURS_KEPT = timedelta(days=30), 8 * 86400
-# The counts of READY jobs in a queue, and of SCHEDULED jobs in all, stop here.
-MOST_READY, MOST_SCHEDULED = 100_000, 10_000
+# The counts of READY jobs in a queue, and of RUNNING and SCHEDULED jobs in all, stop here.
+MOST_READY, MOST_RUNNING, MOST_SCHEDULED = 100_000, 100_000, 10_000
 
 _STATISTICS, _ERRORS = Statistic._meta.db_table, ErrorGroup._meta.db_table
 
@@ -157,11 +159,11 @@ class _Table:
         self.values = tuple(each for each in entry.__slots__ if each != "sent")
 
     def add(self, store: Store, entries: dict[Any, Any]) -> None:
-        """Add to the rows what the entries have; what was added leaves the dictionary.
+        """Add to the rows what the first entries have; what was added leaves the dictionary.
 
         Raises ``DatabaseError``; then what is not known to be added stays.
         """
-        for keys in batched(sorted(entries), BATCH):
+        for keys in islice(batched(sorted(entries), BATCH), MOST_BATCHES):
             chosen: dict[int, Any] = {}
             for key, id in self._ids(store, keys, entries).items():
                 if (first := chosen.setdefault(id, key)) is not key:
@@ -181,24 +183,19 @@ class _Table:
             found |= self._find(store, missing)
         for key in missing:
             if key not in found:  # it has another row's names, as this database compares them
-                for (id,) in self._where(store, "id", self.key, key):
+                condition = " AND ".join(f"{column} = %s" for column in self.key)
+                for (id,) in store.rows(f"SELECT id FROM {self.name} WHERE {condition}", key):
                     found[key] = id
         return {key: found[key] for key in keys if key in found}
 
     def _find(self, store: Store, keys: Iterable[Any]) -> dict[Any, int]:
-        """Served by the unique index."""
+        """Served by the unique index, a range of it for each head that the keys share."""
         head, tail = self.key[: self.shared], self.key[self.shared :]
-        found = {}
-        for shared in sorted({key[: self.shared] for key in keys}):
-            for id, *rest in self._where(store, f"id, {', '.join(tail)}", head, shared):
-                found[self.make_key(*shared, *rest)] = id
-        return found
-
-    def _where(
-        self, store: Store, what: str, columns: Sequence[str], values: Sequence[Any]
-    ) -> list[Any]:
-        condition = " AND ".join(f"{column} = %s" for column in columns)
-        return store.rows(f"SELECT {what} FROM {self.name} WHERE {condition}", values)
+        heads = sorted({key[: self.shared] for key in keys})
+        condition = " AND ".join(f"{column} = %s" for column in head)
+        part = f"SELECT %s AS place, id, {', '.join(tail)} FROM {self.name} WHERE {condition}"
+        rows: Iterable[Any] = store._union([(part, head) for head in heads])
+        return {self.make_key(*heads[place], *rest): id for place, id, *rest in rows}
 
     def _insert(self, store: Store, keys: Sequence[Any], entries: Mapping[Any, Any]) -> None:
         """A statement of its own: it keeps no lock while others add to what it has inserted."""
@@ -265,7 +262,8 @@ def add_counts(
 ) -> None:
     """Add to the rows what was counted; what was added leaves the dictionaries.
 
-    In batches, each one transaction. What another transaction has locked is left. Raises Django's
+    In batches, each one transaction, and no more than some: what is left is for another call, as is
+    what another transaction has locked. Raises Django's
     ``DatabaseError``; calling it again is safe: what a commit has written whose answer was lost
     counts twice only if another worker has written the same row since.
     """
@@ -286,8 +284,8 @@ def was_looked_at(store: Store, backend_name: str, begins: int) -> bool:
 def depths(store: Store, backend_name: str, now: int) -> dict[str, Count]:
     """Return how many jobs there are in each queue that has some, or had within the last hour.
 
-    ``now``: seconds since 1970. Takes no locks; each count is a statement of its own, served by an
-    index and at an end after ``MOST_READY`` or ``MOST_SCHEDULED`` entries of it.
+    ``now``: seconds since 1970. Takes no locks; each count is served by an index and at an end
+    after so many entries of it.
     """
     found = {
         name: Count(ready=0, scheduled=0, running=0) for name in _recent(store, backend_name, now)
@@ -296,25 +294,15 @@ def depths(store: Store, backend_name: str, now: int) -> dict[str, Count]:
     def of(name: str) -> Count:
         return found.setdefault(name, Count(ready=0, scheduled=0, running=0))
 
-    for name in store._hops("queue_name", "status = 'READY' AND backend_name = %s", [backend_name]):
-        of(name).ready = store.row(
-            f"SELECT COUNT(*) FROM (SELECT 1 FROM {store._READY} WHERE status = 'READY' "
-            "AND backend_name = %s AND queue_name = %s LIMIT %s) AS counted",
-            [backend_name, name, MOST_READY],
-        )[0]
-    for name, count in store.rows(
-        f"SELECT queue_name, COUNT(*) FROM {TABLE} "
-        "WHERE status = 'RUNNING' AND backend_name = %s GROUP BY queue_name",
-        [backend_name],
-    ):
-        of(name).running = count
-    for name, count in store.rows(
-        f"SELECT queue_name, COUNT(*) FROM (SELECT backend_name, queue_name FROM {TABLE} "
-        "WHERE status = 'SCHEDULED' ORDER BY run_at LIMIT %s) AS counted "
-        "WHERE backend_name = %s GROUP BY queue_name",
-        [MOST_SCHEDULED, backend_name],
-    ):
-        of(name).scheduled = count
+    names = store.queue_names(Queues(backend_name, None))
+    for name, count in store.count_ready(backend_name, names, MOST_READY).items():
+        of(name).ready = count
+    for backend, name, _, count in store.count_running(MOST_RUNNING):
+        if backend == backend_name:
+            of(name).running = count + (of(name).running or 0)
+    for backend, name, _, count in store.count_scheduled_by_queue(MOST_SCHEDULED):
+        if backend == backend_name:
+            of(name).scheduled = count
     return found
 
 

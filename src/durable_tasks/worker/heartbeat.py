@@ -236,7 +236,7 @@ class Heartbeat:
 
     def _rang(self, payload: str) -> None:
         if payload == f"{WISH}{self._worker_id}":
-            self._called = True  # the next beat reads it
+            self.wake()  # a beat reads it
             return
         if payload.startswith(CANCEL):
             if payload == f"{CANCEL}{self._worker_id}":
@@ -289,9 +289,6 @@ class Heartbeat:
             with self._beaten:
                 self._beaten_at = started
                 self._beaten.notify_all()
-            if (wish := registry.wish(self._worker_id, life)) != self.wish:
-                self.wish = wish
-                self._on_wish(wish)
         elif life is self.life and not self._stopping:
             with self._beaten:
                 self.lost.set()
@@ -306,6 +303,10 @@ class Heartbeat:
             max_lost=self._max_lost,
             is_gone=is_gone,
         )
+        for row in report.living:
+            if row.life == life and row.wish != self.wish:
+                self.wish = row.wish
+                self._on_wish(row.wish)
         for row in report.workers:
             logger.warning("The %s is lost.", row, extra={"worker_id": self._worker_id})
         if report.finishes:

@@ -39,6 +39,8 @@ MEASURED, MEASURED_AT_ONCE = 100.0, 200.0
 MAX_COUNTS, MAX_ERRORS = 20_000, 1_000
 # Seconds until the next try, from and to: if others had the rows, and if the database failed.
 SOON, LATER = (0.2, 1.0), (5.0, 15.0)
+# Minutes between two times that rows are deleted whose time to stay is over.
+FORGETS_EVERY = 10
 # How often the last counts of a worker are tried, with ``LAST_PAUSE`` seconds in between.
 LAST_TRIES, LAST_PAUSE = 20, 0.05
 
@@ -172,8 +174,9 @@ class Statistics:
             now = self._clock.micros() // 1_000_000
             if not was_looked_at(store, self._backend_name, now // 60 * 60):
                 self._look(store, now)
-                forget(store, self._clock.now(), now)
-        except DatabaseFault as error:
+                if now // 60 % FORGETS_EVERY == 0:
+                    forget(store, self._clock.now(), now)
+        except Exception as error:  # the thread that beats goes on, whatever it is
             self._failed(store, error)
             self.due_at = time.monotonic() + random.uniform(*LATER)
 
@@ -185,7 +188,7 @@ class Statistics:
                     if self._write(store):
                         return
                     time.sleep(LAST_PAUSE)
-        except DatabaseFault as error:
+        except Exception as error:
             self._failed(store, error)
         if self._counts or self._minutes:
             logger.warning(
@@ -229,12 +232,14 @@ class Statistics:
             self._counts.setdefault(key, Count()).add(count)
 
     def _failed(self, store: Store, error: Exception) -> None:
-        if store.is_data_error(error):  # it would be refused again
+        is_ours = not isinstance(error, DatabaseFault)
+        if is_ours or store.is_data_error(error):  # it would fail again
             self._counts.clear()
             self._groups.clear()
         logger.warning(
             "The statistics can't be written: %s",
             str(error).strip(),
+            exc_info=error if is_ours else None,
             extra={"worker_id": self._worker_id},
         )
 

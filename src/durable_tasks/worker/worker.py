@@ -457,6 +457,7 @@ class Worker:
             pid=os.getpid(),
             process_started=process_start(os.getpid()),
             last_seen=self.clock.micros(),
+            wish=None if self._heartbeat is None else self._heartbeat.wish,
         )
         try:
             registry.add(
@@ -466,7 +467,6 @@ class Worker:
                 coroutines=settings.coroutines,
                 version=__version__,
                 memory=resident_bytes(),
-                wish=None if self._heartbeat is None else self._heartbeat.wish,
                 now=self.clock.now(),
             )
         except IntegrityError as error:
