@@ -564,6 +564,7 @@ class LostTaskTests(WorkerTestCase):
             "nodots": "can't be imported",
             "": "can't be imported",
             "tests.app.explodes.task": "RuntimeError: boom at import",
+            "tests.app.exits.task": "SystemExit: this is a script",
             "tests.app.tasks.no_task": "is no task but function: is @task missing?",
             "tests.app.models.Effect": "is no task but ModelBase",
         }

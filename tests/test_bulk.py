@@ -160,7 +160,11 @@ class BulkTests(WorkerTestCase):
     def test_a_cancel_stops_it_between_two_pages(self) -> None:
         make_jobs(35, status="FAILED", task_path="a.b", finished_at=timezone.now())
         id = self.start("mark", status="FAILED")
-        context = SimpleNamespace(task_result=SimpleNamespace(id=str(id)), cancelled=True)
+        context = SimpleNamespace(
+            task_result=SimpleNamespace(id=str(id)),
+            lease=0,
+            cancelled=True,
+        )
         asked = self.progress(id)
         arguments = [asked[name] for name in ("search", "action", "argument", "before", "by")]
         with self.assertRaisesRegex(bulk.Cancel, "after 0 jobs"):
@@ -170,8 +174,9 @@ class BulkTests(WorkerTestCase):
     def test_who_has_lost_the_job_changes_nothing_more(self) -> None:
         make_jobs(5, status="FAILED", task_path="a.b", finished_at=timezone.now())
         id = self.start("mark", status="FAILED")
-        run = bulk._Run(SimpleNamespace(id=str(id)), self.progress(id))
+        # Another has it before this one looks at the row.
         Job.objects.filter(id=id).update(lease=9)
+        run = bulk._Run(str(id), 8, self.progress(id))
         [step] = run.steps()
         with self.assertRaisesRegex(bulk.DurableTasksError, "Another worker"):
             run.do(step)

@@ -252,7 +252,7 @@ def act(
     goes on where it was, and does nothing twice.
     """
     asked = {"search": search, "action": action, "argument": argument, "before": before, "by": by}
-    run = _Run(context.task_result, asked)
+    run = _Run(context.task_result.id, context.lease, asked)
     if run.may_wait and (ahead := datetime.fromisoformat(before) - clock.now()) >= timedelta(0):
         raise Snooze(ahead + timedelta(seconds=1))  # by this host's clock its copies would match
     until = time.monotonic() + SLICE
@@ -269,11 +269,12 @@ def act(
 class _Run:
     """One run of the task."""
 
-    def __init__(self, result: Any, asked: dict[str, Any]) -> None:
+    def __init__(self, id: str, lease: int, asked: dict[str, Any]) -> None:
         self._using = router.db_for_write(Job)
         self._store: Store = store_for(connections[self._using])
-        job = Job.objects.using(self._using).get(id=result.id)
-        self._id, self._lease = job.id, job.lease
+        job = Job.objects.using(self._using).get(id=id)
+        # Of the claim, not of the row: that may be another worker's by now.
+        self._id, self._lease = job.id, lease
         self.progress: dict[str, Any] = (job.metadata or {}).get("bulk") or {
             **asked,
             "looked": 0,

@@ -76,9 +76,13 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DurableContext(TaskContext):  # type: ignore[misc,type-arg]
-    """What a task with ``takes_context=True`` gets: Django's, and whether the job is cancelled."""
+    """What a task with ``takes_context=True`` gets: Django's, and whether the job is cancelled.
+
+    ``lease``: the number of this claim of the job, its fencing token. It grows with each.
+    """
 
     run: Run
+    lease: int
 
     @property
     def cancelled(self) -> bool:
@@ -262,7 +266,7 @@ class Executor:
         kwargs = json.loads(claim.kwargs) if claim.kwargs != "{}" else {}
         if resolved.takes_context:
             result = self.result_at_start(claim, started_at)
-            args.insert(0, DurableContext(task_result=result, run=run))
+            args.insert(0, DurableContext(task_result=result, run=run, lease=claim.lease))
         return resolved.func, args, kwargs
 
     def _succeeded(self, claim: Claim, value: Any, started_at: datetime) -> Finish:

@@ -212,7 +212,8 @@ def find_task(path: str) -> AnyTask:
     """
     try:
         found = import_string(path)
-    except Exception as error:  # importing runs the project's code: anything may come
+    # Importing runs the project's code: anything may come.
+    except (Exception, SystemExit) as error:
         hint = " Was it renamed or removed?" if isinstance(error, ImportError) else ""
         raise TaskNotFound(
             f"The task {path!r} can't be imported ({type(error).__name__}: {error}).{hint}"
