@@ -668,7 +668,6 @@ class PublicApiTests(SimpleTestCase):
             value = getattr(durable_tasks, name)
             if callable(value):
                 self.assertEqual(value.__name__, name)
-        self.assertEqual(durable_tasks.__all__, sorted(durable_tasks.__all__))
         with self.assertRaisesMessage(AttributeError, "has no attribute 'no_such_name'"):
             _ = durable_tasks.no_such_name
 
