@@ -8,7 +8,7 @@ from django.test import SimpleTestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from durable_tasks import search
+from durable_tasks import pauses, search
 from durable_tasks.admin.timeline import Runs, timeline_of
 from durable_tasks.admin.tracebacks import blocks
 from durable_tasks.models import ErrorGroup, Job, PeriodicTask, Statistic, Worker
@@ -49,6 +49,27 @@ class JobListTests(AdminTests):
         ):
             with self.subTest(query):
                 self.assertEqual(self.listed(**query), expected)
+
+    def test_a_job_that_failed_has_the_worker_of_its_last_error(self):
+        one, two = self.failed_job("x"), self.failed_job("y", status="CANCELLED")
+        two.errors = [*one.errors, {**one.errors[0], "worker_id": "w-2"}]
+        two.save()
+        odd = [
+            self.failed_job("z", errors=errors)
+            for errors in ([{"worker_id": None}], [], {}, "x", 5, [7], None)
+        ]
+        rows = self.get("job_changelist").context["rows"]
+        found = {row.job.id: row.worker_id for row in rows}
+        expected = {one.id: "w-1", two.id: "w-2", **dict.fromkeys((job.id for job in odd), "")}
+        self.assertEqual(found, expected)
+
+    def test_a_job_says_so_whose_queue_is_paused(self):
+        pauses.pause_queue("default", "mails")
+        job, due_later = (self.job(queue_name="mails", status=each) for each in STATUSES[:2])
+        self.job()
+        self.assertContains(self.get("job_changelist"), "queue paused</span>", 1)
+        self.assertContains(self.get("job_change", job.id), "queue paused</span>", 1)
+        self.assertNotContains(self.get("job_change", due_later.id), "queue paused</span>")
 
     def test_what_is_asked_for_stays_in_the_fields_and_links(self):
         self.job(status="RUNNING")

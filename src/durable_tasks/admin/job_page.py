@@ -19,7 +19,7 @@ from ..search import JobSearch, SearchError
 from ..statuses import ENDED, JobStatus
 from .base import Moment, secrets_of
 from .figures import duration
-from .job_list import Row
+from .job_list import Row, rows_of
 from .timeline import Runs, entries_of, kind_of, time_in, timeline_of
 from .tracebacks import Block, blocks
 
@@ -76,9 +76,10 @@ def context(request: HttpRequest, job: Job, admin_name: str) -> dict[str, Any]:
     now = clock.now()
     redact = secrets_of(job.backend_name)
     list_url = reverse("admin:durable_tasks_job_changelist", current_app=admin_name)
+    [row] = rows_of([job], now, job._state.db or "default")
     return {
         "job": job,
-        "row": Row(job, now),
+        "row": row,
         "timeline": timeline_of(job, now),
         "times": [(label, Moment.of(at, now)) for label, at in _times(job) if at],
         "values": list(_values(job, redact)),
@@ -87,12 +88,11 @@ def context(request: HttpRequest, job: Job, admin_name: str) -> dict[str, Any]:
         "progress": _progress(job, list_url),
         "links": list(_links(job, list_url)),
         "neighbours": _neighbours(job, admin_name),
-        "worker_url": _worker_url(request, job, admin_name),
+        "worker_url": _worker_url(request, row, admin_name),
         "schedule_url": _schedule_url(request, job, admin_name),
         "began": _began(job),
-        "worker_id": _worker_id(job),
         "changes": job.status not in ENDED,
-        "state": f"{job.status} {job.lease} {job.attempts} {job.cancel_requested_at}",
+        "state": f"{job.status} {job.lease} {job.attempts} {job.cancel_requested_at} {row.is_held}",
     }
 
 
@@ -130,13 +130,6 @@ def _attempts(job: Job) -> str:
         "since": since,
         "all": before + since,
     }
-
-
-def _worker_id(job: Job) -> str:
-    """Return the worker that has the job or, of one that ended, had it last."""
-    if job.worker_id or job.status not in ENDED:
-        return job.worker_id or ""
-    return next((str(e["worker_id"]) for e in entries_of(job)[::-1] if e.get("worker_id")), "")
 
 
 def _values(job: Job, redact: tuple[str, ...]) -> Iterator[Value]:
@@ -235,9 +228,9 @@ def _neighbours(job: Job, admin_name: str) -> dict[str, str]:
     }
 
 
-def _worker_url(request: HttpRequest, job: Job, admin_name: str) -> str:
+def _worker_url(request: HttpRequest, row: Row, admin_name: str) -> str:
     """Return the page of the job's worker, while that is alive and may be seen."""
-    workers, id = Worker.objects.using(job._state.db), _worker_id(job)
+    workers, id = Worker.objects.using(row.job._state.db), row.worker_id
     if (
         not id
         or not request.user.has_perm("durable_tasks.view_worker")
