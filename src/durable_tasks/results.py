@@ -213,7 +213,12 @@ def find_task(path: str) -> AnyTask:
     try:
         found = import_string(path)
     except Exception as error:  # importing runs the project's code: anything may come
-        hint = " Was it renamed or removed?" if isinstance(error, ImportError) else ""
+        hint = ""
+        if isinstance(error, ImportError):
+            hint = (
+                " Was it renamed or removed? If it is new, this process is older than the code: "
+                "restart it."
+            )
         raise TaskNotFound(
             f"The task {path!r} can't be imported ({type(error).__name__}: {error}).{hint}"
         ) from error

@@ -55,11 +55,6 @@ class PeriodicTaskAdmin(MachineAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         return admin.ModelAdmin.has_add_permission(self, request) and bool(schedulable())
 
-    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
-        may_add = admin.ModelAdmin.has_add_permission(self, request)
-        context = {"nothing_schedulable": may_add and not schedulable(), **(extra_context or {})}
-        return super().changelist_view(request, context)
-
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         may = admin.ModelAdmin.has_change_permission(self, request, obj)
         return may and (obj is None or (_is_ours(obj) and obj.backend_name in schedulable()))
@@ -76,6 +71,11 @@ class PeriodicTaskAdmin(MachineAdmin):
         return ("backend_name",) if len(durable_backends()) > 1 else ()
 
     # Columns
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        may_add = admin.ModelAdmin.has_add_permission(self, request)
+        context = {"nothing_schedulable": may_add and not schedulable(), **(extra_context or {})}
+        return super().changelist_view(request, context)
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         changes = super().get_changelist_instance(request)
