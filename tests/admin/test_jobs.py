@@ -197,7 +197,7 @@ class JobPageTests(AdminTests):
         self.assertContains(page, "line 1")
         self.assertContains(page, "  line 2")
         self.assertContains(page, "w-1")
-        self.assertContains(page, "1 min 30 s")
+        self.assertContains(page, "1\xa0min\xa030\xa0s")
 
     def test_what_users_and_tasks_wrote_is_escaped(self):
         error = {
@@ -338,7 +338,7 @@ class JobPageTests(AdminTests):
         for status in STATUSES:
             page = self.get("job_change", self.job(status=status, **times).id)
             known = status in ("SUCCESSFUL", "FAILED")
-            self.assertEqual("5 s after it was due" in page.content.decode(), known, status)
+            self.assertEqual("5\xa0s after it was due" in page.content.decode(), known, status)
 
     def test_the_worker_of_what_failed_is_that_of_its_last_error(self):
         job = self.failed_job("x")
@@ -458,7 +458,7 @@ class TimelineTests(AdminTests):
         self.assertEqual((first.bars[1].x, first.bars[1].width), ("10.000%", "10.000%"))
         self.assertEqual((second.kind, second.bars[1].x), ("lost", "30.000%"))
         self.assertEqual((third.bars[1].x, third.bars[1].width), ("60.000%", "40.000%"))
-        self.assertEqual(third.text, "waited 10 s, ran 40 s, successful")
+        self.assertEqual(third.text, "waited 10\xa0s, ran 40\xa0s, successful")
 
     def test_what_runs_or_waits_goes_on_to_now(self):
         now = timezone.now()

@@ -105,7 +105,7 @@ class ShowingTests(PeriodicTestCase):
         self.row("off", enabled=False)
         self.row("done", next_run_at=None)
         page = self.get("periodictask_changelist")
-        for text in ("Late by 10 min", "Disabled", "Over"):
+        for text in ("Late by 10\xa0min", "Disabled", "Over"):
             self.assertContains(page, text)
 
     def test_a_page_shows_the_next_times_the_last_runs_and_the_call(self):
@@ -147,7 +147,7 @@ class ShowingTests(PeriodicTestCase):
         self.assertNotContains(self.get("periodictask_changelist"), "is not in TASKS")
         PeriodicTask.objects.update(next_run_at=timezone.now() - timedelta(minutes=10))
         page = self.get("periodictask_changelist")
-        self.assertContains(page, "Late by 10 min")
+        self.assertContains(page, "Late by 10\xa0min")
         self.assertContains(page, "os.system is not in TASKS")
         page = self.post("periodictask_act", row.pk, "run")
         self.assertContains(page, "can&#x27;t be run")

@@ -27,7 +27,7 @@ class WorkerPageTests(AdminTests):
         for text in ("Working", "Idle", "mails, reports", "4 threads", "50 coroutines", "1.2.3"):
             self.assertContains(page, text)
         self.assertContains(page, "64\xa0MiB")
-        self.assertRegex(page.content.decode(), r"\d+ s ago")
+        self.assertRegex(page.content.decode(), r"\d+\ss ago")
         self.assertNotContains(page, "&quot;mails")
 
     def test_a_page_says_what_the_worker_runs_with_links(self):
@@ -51,7 +51,7 @@ class WorkerPageTests(AdminTests):
         self.assertEqual(said(Wish.DRAIN, running=1), "draining")
         self.assertEqual(said(Wish.DRAIN), "drained")
         self.assertEqual(said(Wish.STOP, running=1), "stopping")
-        self.assertEqual(said(age=20.0, silent=True), "silent for 20 s")
+        self.assertEqual(said(age=20.0, silent=True), "silent for 20\xa0s")
         self.assertEqual(said(age=40.0, silent=True, lost=True), "lost")
 
     def test_a_worker_of_a_backend_that_is_gone_is_shown_too(self):
