@@ -301,6 +301,7 @@ def ended_job(chance, backend, now, ago, kind, bad):
     errors, runs, start = [], [], ago - chance.uniform(0.02, 0.4)
     for attempt in range(1, again + 2):
         end = start - kind.seconds * exp(chance.gauss(0, 0.4))
+        begun = start
         runs.append((at(now, start), at(now, end)))
         if attempt <= again or failed:
             error = chance.choices(kind.errors, [each.weight for each in kind.errors])[0]
@@ -316,7 +317,7 @@ def ended_job(chance, backend, now, ago, kind, bad):
         task_path=kind.path,
         args=[order if value == "order" else value for value in kind.args],
         kwargs=kind.kwargs,
-        run_at=at(now, ago),
+        run_at=at(now, begun + 0.01 if again else ago),
         enqueued_at=at(now, ago),
         started_at=runs[0][0],
         last_attempted_at=runs[-1][0],

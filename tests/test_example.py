@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from urllib.request import urlopen
@@ -30,6 +30,13 @@ class PastTests(SimpleTestCase):
         with self.settings(USE_TZ=True):
             times = {past.at(1_800_000_000, 60) for _ in range(3)}
         self.assertEqual(times, {datetime(2027, 1, 15, 7, 59, tzinfo=UTC)})
+
+    def test_what_was_tried_again_is_due_when_it_is_tried_the_last_time(self):
+        [kind] = (each for each in past.KINDS if each.retries)
+        for seed in range(5):
+            job = past.ended_job(Random(seed), "default", 1_800_000_000, 600, kind, True)
+            self.assertLess(job.last_attempted_at - job.run_at, timedelta(seconds=0.1))
+            self.assertGreaterEqual(job.run_at, job.enqueued_at)
 
     def test_it_ends_as_deep_as_the_customers_of_the_demo_keep_it(self):
         # An order each 1.5 s, charged 10 s later: 7 are scheduled; hardly any other job waits.
