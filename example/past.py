@@ -1,7 +1,8 @@
 """The shop's past week, made up: what workers would have counted, some jobs that ended, errors.
 
 So that the pages have something to show from the first moment. It is the same each time, but for
-the dates.
+the dates. It ends about where the customers of demo.py go on: a chart that falls or leaps at that
+moment would look like trouble.
 """
 
 import random
@@ -55,19 +56,19 @@ class Kind:
 
 
 AWAY_ERROR = Error(
-    "shop.services.BankAway", "shop/services.py in charge", "The bank does not answer", 2
+    "shop.services.BankAway", "shop/services.py in charge", "The bank does not answer"
 )
-COUNT = Kind("shop.tasks.count_stock", "warehouse", 60, 0.08, args=(), returns="41 to pack")
-REPORT = Kind("shop.reports.sales_report", "reports", 12, 1.4, args=(), returns="7,310 euros")
+COUNT = Kind("shop.tasks.count_stock", "warehouse", 60, 0.004, args=(), returns="41 to pack")
+REPORT = Kind("shop.reports.sales_report", "reports", 12, 0.004, args=(), returns="7,310 euros")
 KINDS = (
-    Kind("shop.tasks.confirm_order", "default", 2200, 0.045, returns="sent to ada@example.com"),
-    Kind("shop.tasks.pack_order", "warehouse", 2200, 0.012, returns="packed, attempt 1"),
+    Kind("shop.tasks.confirm_order", "default", 2200, 0.008, returns="sent to ada@example.com"),
+    Kind("shop.tasks.pack_order", "warehouse", 2200, 0.007, returns="packed, attempt 1"),
     Kind(
         "shop.tasks.charge_card",
         "default",
         2200,
-        0.32,
-        failing=0.04,
+        0.003,
+        failing=0.38,
         errors=(
             Error(
                 "shop.tasks.PaymentDeclined",
@@ -83,23 +84,25 @@ KINDS = (
         "shop.tasks.book_courier",
         "warehouse",
         2200,
-        0.21,
-        failing=0.09,
+        0.001,
+        failing=0.37,
         retries=True,
         errors=(
-            Error("shop.services.CourierBusy", "shop/services.py in book", "All vans are out", 6),
+            Error("shop.services.CourierBusy", "shop/services.py in book", "All vans are out", 10),
             Error("builtins.KeyError", "shop/services.py in price_to", "'Atlantis'"),
         ),
         returns="van 7",
     ),
-    Kind("shop.tasks.make_thumbnail", "default", 1600, 0.6, args=("mug.pgm",), kwargs={"width": 8}),
-    Kind("shop.tasks.ask_suppliers", "default", 750, 0.31, args=("mug",)),
+    Kind(
+        "shop.tasks.make_thumbnail", "default", 4400, 0.004, args=("mug.pgm",), kwargs={"width": 8}
+    ),
+    Kind("shop.tasks.ask_suppliers", "default", 750, 0.3, args=("mug",)),
     Kind(
         "shop.tasks.write_invoice",
         "reports",
         1100,
         2.7,
-        failing=0.01,
+        failing=0.09,
         errors=(
             Error("builtins.OSError", "shop/services.py in render", "The printer is out of ink"),
         ),
@@ -109,13 +112,14 @@ KINDS = (
         "shop.tasks.save_card",
         "default",
         460,
-        0.02,
+        0.001,
         args=("Ada",),
         kwargs={"card_number": "4111 1111 1111 1111"},
     ),
     REPORT,
 )
-QUEUES = ("default", "reports", "warehouse")
+# What there is at noon: jobs that are ready, running and scheduled.
+DEPTHS = {"default": (2, 1, 7), "reports": (0, 1, 0), "warehouse": (1, 0.5, 2)}
 
 
 def make_past(*, backend="default", jobs=240, seed=6):
@@ -137,7 +141,7 @@ def liveliness(ago):
 def trouble(kind, ago):
     """Return the share of runs that failed so many seconds ago."""
     bank = AWAY_ERROR in kind.errors and AWAY[0] > ago > AWAY[1]
-    return 0.62 if bank else kind.failing
+    return 0.95 if bank else kind.failing
 
 
 # Statistics
@@ -159,7 +163,7 @@ def statistics(chance, backend, now):
                         task_path=kind.path,
                         **row,
                     )
-            for queue in QUEUES:
+            for queue in DEPTHS:
                 yield Statistic(
                     backend_name=backend,
                     period=period,
@@ -177,7 +181,7 @@ def counted(chance, kind, ago, seconds):
     bad = sum(chance.random() < trouble(kind, ago) for _ in range(min(total, 200)))
     bad = round(bad * total / min(total, 200))
     # Of those that are tried again, few fail for good.
-    failed = bad // 12 if kind.retries else bad
+    failed = bad // 100 if kind.retries else bad
     late = 3.0 if AWAY[0] > ago > AWAY[1] else 1.0
     return {
         "failed": failed,
@@ -185,7 +189,7 @@ def counted(chance, kind, ago, seconds):
         "successful": total - bad,
         "cancelled": int(chance.random() < 0.01),
         "runs": histogram(chance, kind.seconds * late, 0.5, total),
-        "waits": histogram(chance, (0.03 + 0.25 * liveliness(ago) ** 4) * late, 0.9, total),
+        "waits": histogram(chance, (0.006 + 0.02 * liveliness(ago) ** 4) * late, 0.9, total),
     }
 
 
@@ -201,12 +205,14 @@ def histogram(chance, seconds, spread, total):
 
 
 def depth(chance, queue, ago):
-    busy = liveliness(ago) * {"default": 1.0, "warehouse": 0.7, "reports": 0.4}[queue]
+    busy, (ready, running, scheduled) = liveliness(ago), DEPTHS[queue]
     jam = 140 if queue == "default" and AWAY[0] + 600 > ago > AWAY[1] - 1200 else 0
     return {
-        "ready": round(max(0.0, chance.gauss(14 * busy**3, 3)) + jam * chance.uniform(0.7, 1.1)),
-        "running": min(8, round(max(0.0, chance.gauss(6 * busy, 1)))),
-        "scheduled": round(chance.gauss(30 * busy + 4, 2)),
+        "ready": round(
+            max(0.0, chance.gauss(ready * busy**3, 0.5)) + jam * chance.uniform(0.7, 1.1)
+        ),
+        "running": min(8, round(max(0.0, chance.gauss(running * busy, 0.5)))),
+        "scheduled": round(max(0.0, chance.gauss(scheduled * busy, 1))),
     }
 
 
@@ -283,7 +289,7 @@ def ended_jobs(chance, backend, now, count):
     for number in range(count):
         ago = 2 * HOUR * (1 - number / count) + 5
         [kind] = chance.choices(KINDS, weights)
-        bad = chance.random() < max(kind.failing, 0.02) * 2 and kind.errors
+        bad = chance.random() < kind.failing and kind.errors
         yield ended_job(chance, backend, now, ago, kind, bad)
 
 

@@ -286,6 +286,24 @@ class WorkerCommandTests(WorkerTestCase):
         self.assertIn("--reload does not work with --batch: going on without it.", done.stderr)
         self.assertEqual(result.job.status, "SUCCESSFUL")
 
+    @pytest.mark.any_database
+    def test_who_has_debug_on_is_told_what_does_not_reload(self):
+        def said(**options):
+            stderr = StringIO()
+            with (
+                self.settings(DEBUG=True),
+                mock.patch.object(db_worker.Command, "supervise"),
+                mock.patch.object(db_worker.Command, "run"),
+            ):
+                call_command("db_worker", stderr=stderr, **options)
+            return stderr.getvalue()
+
+        text = "DEBUG is on, but with --{} nothing reloads when code changes."
+        self.assertIn(text.format("processes"), said(processes=2))
+        self.assertIn(text.format("max-memory"), said(max_memory=100))
+        self.assertEqual(said(processes=2, reload=False), "")
+        self.assertEqual(said(batch=True), "")
+
     def test_a_reloading_worker_works_and_ends_with_the_terminals_interrupt(self):
         with running_worker("--reload", ready=False) as worker:
             self.assertEqual(ended(tasks.add.enqueue(1, 2)).status, "SUCCESSFUL")

@@ -6,11 +6,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from urllib.request import urlopen
 
 import pytest
 from django.test import SimpleTestCase
+
+from example import past
 
 from .helpers import PATIENCE, ROOT, eventually, running
 from .servers import free_port
@@ -19,6 +23,27 @@ from .servers import free_port
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name[:7] != "DJANGO_"}
 
 pytestmark = pytest.mark.any_database
+
+
+class PastTests(SimpleTestCase):
+    def test_a_time_so_long_ago_is_one_time_to_the_second(self):
+        with self.settings(USE_TZ=True):
+            times = {past.at(1_800_000_000, 60) for _ in range(3)}
+        self.assertEqual(times, {datetime(2027, 1, 15, 7, 59, tzinfo=UTC)})
+
+    def test_what_was_tried_again_is_due_when_it_is_tried_the_last_time(self):
+        [kind] = (each for each in past.KINDS if each.retries)
+        for seed in range(5):
+            job = past.ended_job(Random(seed), "default", 1_800_000_000, 600, kind, True)
+            self.assertLess(job.last_attempted_at - job.run_at, timedelta(seconds=0.1))
+            self.assertGreaterEqual(job.run_at, job.enqueued_at)
+
+    def test_it_ends_as_deep_as_the_customers_of_the_demo_keep_it(self):
+        # An order each 1.5 s, charged 10 s later: 7 are scheduled; hardly any other job waits.
+        chance = Random(6)
+        depths = [past.depth(chance, "default", 60 * number) for number in range(30)]
+        self.assertLess(max(each["ready"] for each in depths), 6)
+        self.assertLess(max(abs(each["scheduled"] - 7) for each in depths), 4)
 
 
 class ExampleTests(SimpleTestCase):

@@ -123,6 +123,7 @@ class ExecutorTests(SimpleTestCase):
 
     def test_a_task_that_is_not_there_fails_before_it_starts(self):
         self.assertFails(self.run_task("removed"), LookupError, "renamed or removed")
+        self.assertFails(self.run_task("removed"), LookupError, "older than the code: restart it.")
         self.assertFails(self.run_task("no_task"), LookupError, "@task missing")
         self.assertEqual(self.started, [])
 

@@ -214,7 +214,12 @@ def find_task(path: str) -> AnyTask:
         found = import_string(path)
     # Importing runs the project's code: anything may come.
     except (Exception, SystemExit) as error:
-        hint = " Was it renamed or removed?" if isinstance(error, ImportError) else ""
+        hint = ""
+        if isinstance(error, ImportError):
+            hint = (
+                " Was it renamed or removed? If it is new, this process is older than the code: "
+                "restart it."
+            )
         raise TaskNotFound(
             f"The task {path!r} can't be imported ({type(error).__name__}: {error}).{hint}"
         ) from error

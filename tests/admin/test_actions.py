@@ -1,17 +1,19 @@
 """Acting on jobs in the admin, and who may."""
 
+from datetime import timedelta
 from unittest import mock
 from uuid import uuid4
 
 from django.contrib.admin.models import DELETION, LogEntry
 from django.contrib.auth import get_user_model
+from django.urls import reverse
 from django.utils import timezone
 
 from durable_tasks import bulk
 from durable_tasks.models import Job
 from durable_tasks.search import JobSearch
 from durable_tasks.testing import run_tasks
-from tests.store.jobs import make_jobs
+from tests.store.jobs import make_jobs, make_running
 
 from .base import AdminTests
 
@@ -75,8 +77,10 @@ class ActTests(ActionTests):
 
     def test_copies_marks_and_deletions(self):
         jobs = self.made()
-        self.post("copy", jobs)
+        page = self.post("copy", jobs)
         self.assertEqual(Job.objects.count(), 12)
+        for copy in Job.objects.order_by("-id")[3:6]:
+            self.assertContains(page, f'<a href="{self.url("job_change", copy.id)}">{copy.id}</a>')
         self.post("mark", jobs)
         self.assertEqual(Job.objects.filter(delete_after__isnull=False).count(), 2)
         page = self.post("delete", jobs[:3])
@@ -98,6 +102,48 @@ class ActTests(ActionTests):
         self.assertContains(response, "1 was left as it was")
         response = self.post("delete", [job], job=str(job.id), confirmed="yes")
         self.assertRedirects(response, self.url("job_changelist"))
+
+    def test_one_that_runs_is_asked_to_end_and_not_asked_again(self):
+        [running], waiting = make_running(), make_jobs(2)
+        page = self.post("cancel", [running, *waiting])
+        self.assertContains(page, "2 jobs were cancelled, 1 running job was asked to end.")
+        page = self.get("job_change", running.id)
+        self.assertContains(page, "cancel requested</span>")
+        self.assertNotContains(page, 'name="action" value="cancel"')
+        self.assertContains(self.get("job_changelist"), "cancel requested</span>", 1)
+        page = self.post("cancel", make_running(2))
+        self.assertContains(page, "2 running jobs were asked to end.")
+        self.assertNotContains(page, "were cancelled")
+
+    def test_what_is_marked_already_is_not_to_be_marked_again(self):
+        job = self.failed_job("x", delete_after=timezone.now() + timedelta(days=1))
+        self.assertContains(self.get("job_change", job.id), 'value="mark"')
+        page = self.post("mark", [job], job=str(job.id))
+        self.assertContains(page, "1 job was marked for deletion.")
+        self.assertNotContains(page, 'value="mark"')
+
+    def test_a_question_about_one_job_names_it(self):
+        job = self.failed_job("x")
+        page = self.post("delete", [job])
+        self.assertContains(page, f"tests.app.tasks.echo ({job.id})")
+        self.assertContains(self.post("delete", [job, self.job()]), "2 jobs")
+
+    def test_a_question_leads_back_to_where_its_link_was(self):
+        overview = reverse("admin:app_list", args=["durable_tasks"])
+        jobs, here = self.url("job_changelist"), "http://testserver"
+        for referer, back in (
+            (f"{here}{overview}?period=7d#errors", f"{overview}?period=7d"),
+            (f"{here}{jobs}", jobs),
+            *((f"http://evil.example{overview}", f"{jobs}?status=FAILED"),),
+            *((f"{here}/admin/login/", f"{jobs}?status=FAILED"),),
+            *((f"{here}//evil.example{overview}", f"{jobs}?status=FAILED"),),
+            *((f"{here}{self.url('job_act')}?action=retry", f"{jobs}?status=FAILED"),),
+            *((f"//[{overview}", f"{jobs}?status=FAILED"),),
+        ):
+            with self.subTest(referer):
+                data = {"action": "retry", "status": "FAILED"}
+                page = self.client.get(self.url("job_act"), data, headers={"referer": referer})
+                self.assertEqual(page.context["back_url"], back)
 
     def test_an_argument_is_asked_for_and_checked(self):
         [job] = make_jobs()

@@ -8,8 +8,8 @@ from django.test import SimpleTestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from durable_tasks import search
-from durable_tasks.admin.timeline import timeline_of
+from durable_tasks import pauses, search
+from durable_tasks.admin.timeline import Runs, timeline_of
 from durable_tasks.admin.tracebacks import blocks
 from durable_tasks.models import ErrorGroup, Job, PeriodicTask, Statistic, Worker
 from durable_tasks.redaction import MASK
@@ -49,6 +49,27 @@ class JobListTests(AdminTests):
         ):
             with self.subTest(query):
                 self.assertEqual(self.listed(**query), expected)
+
+    def test_a_job_that_failed_has_the_worker_of_its_last_error(self):
+        one, two = self.failed_job("x"), self.failed_job("y", status="CANCELLED")
+        two.errors = [*one.errors, {**one.errors[0], "worker_id": "w-2"}]
+        two.save()
+        odd = [
+            self.failed_job("z", errors=errors)
+            for errors in ([{"worker_id": None}], [], {}, "x", 5, [7], None)
+        ]
+        rows = self.get("job_changelist").context["rows"]
+        found = {row.job.id: row.worker_id for row in rows}
+        expected = {one.id: "w-1", two.id: "w-2", **dict.fromkeys((job.id for job in odd), "")}
+        self.assertEqual(found, expected)
+
+    def test_a_job_says_so_whose_queue_is_paused(self):
+        pauses.pause_queue("default", "mails")
+        job, due_later = (self.job(queue_name="mails", status=each) for each in STATUSES[:2])
+        self.job()
+        self.assertContains(self.get("job_changelist"), "queue paused</span>", 1)
+        self.assertContains(self.get("job_change", job.id), "queue paused</span>", 1)
+        self.assertNotContains(self.get("job_change", due_later.id), "queue paused</span>")
 
     def test_what_is_asked_for_stays_in_the_fields_and_links(self):
         self.job(status="RUNNING")
@@ -176,7 +197,7 @@ class JobPageTests(AdminTests):
         self.assertContains(page, "line 1")
         self.assertContains(page, "  line 2")
         self.assertContains(page, "w-1")
-        self.assertContains(page, "1 min 30 s")
+        self.assertContains(page, "1\xa0min\xa030\xa0s")
 
     def test_what_users_and_tasks_wrote_is_escaped(self):
         error = {
@@ -268,6 +289,62 @@ class JobPageTests(AdminTests):
         self.assertEqual([each.number for each in page.context["failures"]], [3, 1])
         self.assertEqual(page.context["failures"][0].message, "last")
         self.assertContains(page, '<details class="dt-error" open>', 1)
+
+    def test_after_a_retry_by_hand_the_runs_go_on_counting(self):
+        begin = timezone.now() - timedelta(hours=1)
+        job = self.failed_job("first")
+        first = dict(job.errors[0], started_at=begin.isoformat(), finished_at=begin.isoformat())
+        Job.objects.filter(id=job.id).update(errors=[first], enqueued_at=begin)
+        Job.objects.filter(id=job.id).retry()
+        page = self.get("job_change", job.id)
+        self.assertContains(page, "retried by hand, waits for a worker")
+        self.assertContains(page, "0 since it was retried by hand, 1 in all")
+        changes = {"attempts": 1, "status": "FAILED", "finished_at": timezone.now()}
+        now = timezone.now()
+        Job.objects.filter(id=job.id).update(
+            **changes, errors=[first, job.errors[0]], started_at=now, last_attempted_at=now
+        )
+        page = self.get("job_change", job.id)
+        self.assertEqual([each.number for each in page.context["failures"]], [2, 1])
+        self.assertEqual([each.number for each in page.context["timeline"].attempts], [1, 2])
+        self.assertContains(page, "after the run before, ran")
+        self.assertContains(page, "1 since it was retried by hand, 2 in all")
+        self.assertEqual(dict(page.context["times"])["First started"].at, begin)
+
+    def test_the_runs_count_on_over_retries_and_what_was_no_run_has_no_number(self):
+        job = self.failed_job("x")
+
+        def entry(attempt, **changes):
+            return {**job.errors[0], "attempt": attempt, **changes}
+
+        cancel = {"exception_class_path": "durable_tasks.exceptions.TaskCancelled"}
+        for errors, status, attempts, numbers, again in (
+            ([entry(1), entry(2)], "SCHEDULED", 2, [1, 2], False),
+            ([entry(1), entry(3), entry(1)], "SUCCESSFUL", 2, [1, 3, 4], False),
+            ([entry(2), entry(1)], "RUNNING", 1, [2, 3], True),
+            ([entry(1, **cancel)], "RUNNING", 1, [1], True),
+            ([entry(1), entry(1, started_at=None, **cancel)], "CANCELLED", 1, [1, None], False),
+            ([entry(0, started_at=None, **cancel)], "READY", 0, [None], True),
+            ([entry("one"), entry(None)], "READY", 0, [None, None], False),
+        ):
+            with self.subTest(status, numbers=numbers):
+                runs = Runs(Job(errors=errors, status=status, attempts=attempts))
+                self.assertEqual([number for _, number, _ in runs.entries], numbers)
+                self.assertEqual(runs.again, again)
+
+    def test_how_late_a_run_began_is_told_once_that_is_known(self):
+        now = timezone.now()
+        times = {"run_at": now - timedelta(seconds=5), "last_attempted_at": now}
+        for status in STATUSES:
+            page = self.get("job_change", self.job(status=status, **times).id)
+            known = status in ("SUCCESSFUL", "FAILED")
+            self.assertEqual("5\xa0s after it was due" in page.content.decode(), known, status)
+
+    def test_the_worker_of_what_failed_is_that_of_its_last_error(self):
+        job = self.failed_job("x")
+        self.worker("w-1")
+        self.assertIsNone(job.worker_id)
+        self.assertContains(self.get("job_change", job.id), f'{self.url("worker_change", "w-1")}"')
 
     def test_it_leads_to_what_belongs_to_it(self):
         older = self.job()
@@ -381,7 +458,7 @@ class TimelineTests(AdminTests):
         self.assertEqual((first.bars[1].x, first.bars[1].width), ("10.000%", "10.000%"))
         self.assertEqual((second.kind, second.bars[1].x), ("lost", "30.000%"))
         self.assertEqual((third.bars[1].x, third.bars[1].width), ("60.000%", "40.000%"))
-        self.assertEqual(third.text, "waited 10 s, ran 40 s, successful")
+        self.assertEqual(third.text, "waited 10\xa0s, ran 40\xa0s, successful")
 
     def test_what_runs_or_waits_goes_on_to_now(self):
         now = timezone.now()

@@ -187,12 +187,12 @@ class OverviewTests(TestCase):
         tiles = self.tiles()
         found = {key: (tile["value"], tile["note"]) for key, tile in tiles.items()}
         none = figures.NONE
-        self.assertEqual(found["waiting"], ("2", "oldest 40 s"))
+        self.assertEqual(found["waiting"], ("2", "oldest 40\xa0s"))
         self.assertEqual(found["running"], ("1", "of 32 at once"))
         self.assertEqual(found["throughput"], ("60", "last 5 minutes"))
-        self.assertEqual(found["failures"], ("1", "0.2 % of all"))
+        self.assertEqual(found["failures"], ("1", "0.2\xa0% of all"))
         self.assertNotIn(none, (found["wait"][0], found["run"][0]))
-        self.assertEqual(found["workers"], ("2", "seen 6 s ago"))
+        self.assertEqual(found["workers"], ("2", "seen 6\xa0s ago"))
         self.assertEqual(found["schedules"], ("0", "all on time"))
         self.assertEqual({tile["level"] for tile in tiles.values()}, {""})
         self.assertEqual(self.answer()["notices"], [])
@@ -217,7 +217,7 @@ class OverviewTests(TestCase):
                 "schedules": "warn",
             },
         )
-        self.assertEqual(self.rows("late"), [["late", "1 min 30 s"]])
+        self.assertEqual(self.rows("late"), [["late", "1\xa0min\xa030\xa0s"]])
         self.assertEqual(
             [row[:2] for row in self.rows("silent")], [["w-1", "Silent"], ["w-2", "Lost"]]
         )
@@ -325,7 +325,7 @@ class OverviewTests(TestCase):
             )
         self.assertEqual([row[0] for row in self.rows("slowest")], ["slow", "odd", "bad"])
         self.assertEqual(
-            self.rows("failing"), [["bad", "3", "1", "25 %"], ["odd", "0", "5", "0 %"]]
+            self.rows("failing"), [["bad", "3", "1", "25\xa0%"], ["odd", "0", "5", "0\xa0%"]]
         )
 
     def test_queues_with_the_most_work_come_first(self):
@@ -548,7 +548,8 @@ class FigureTests(TestCase):
         ):
             for number, text in pairs:
                 with self.subTest(function=function.__name__, number=number):
-                    self.assertEqual(function(number), text)
+                    # A number and its unit stay on one line.
+                    self.assertEqual(function(number), text.replace(" ", "\xa0"))
 
     def test_a_spark_is_as_high_as_its_greatest_count(self):
         self.assertEqual(overview_tables.spark([0, 0, 4]), "0,19 48,19 96,1")

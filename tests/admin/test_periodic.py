@@ -105,7 +105,7 @@ class ShowingTests(PeriodicTestCase):
         self.row("off", enabled=False)
         self.row("done", next_run_at=None)
         page = self.get("periodictask_changelist")
-        for text in ("Late by 10 min", "Disabled", "Over"):
+        for text in ("Late by 10\xa0min", "Disabled", "Over"):
             self.assertContains(page, text)
 
     def test_a_page_shows_the_next_times_the_last_runs_and_the_call(self):
@@ -131,9 +131,23 @@ class ShowingTests(PeriodicTestCase):
             if timezone.is_aware(timezone.now()):
                 self.assertContains(page, "Asia/Tokyo")
 
+    def test_who_may_add_one_is_told_the_setting_that_is_missing(self):
+        note = '<p class="dt-note">'
+        self.assertNotContains(self.get("periodictask_changelist"), note)
+        with override_settings(TASKS=tasks_setting()):
+            page = self.get("periodictask_changelist")
+            self.assertContains(page, '["schedulable"]')
+            self.become("view_periodictask")
+            self.assertNotContains(self.get("periodictask_changelist"), note)
+
     def test_a_row_that_can_not_run_says_why(self):
         row = self.row(task_path="os.system")
         page = self.get("periodictask_change", row.pk)
+        self.assertContains(page, "os.system is not in TASKS")
+        self.assertNotContains(self.get("periodictask_changelist"), "is not in TASKS")
+        PeriodicTask.objects.update(next_run_at=timezone.now() - timedelta(minutes=10))
+        page = self.get("periodictask_changelist")
+        self.assertContains(page, "Late by 10\xa0min")
         self.assertContains(page, "os.system is not in TASKS")
         page = self.post("periodictask_act", row.pk, "run")
         self.assertContains(page, "can&#x27;t be run")

@@ -57,7 +57,7 @@ class QueuePageTests(AdminTests):
             ["2", "1", "1"],
         )
         self.assertEqual((row.hour.value, row.workers), (7, 1))
-        self.assertEqual(row.waiting, "2 h")
+        self.assertEqual(row.waiting, "2\xa0h")
         self.assertFalse(row.is_alarming)
         page = self.get("pause_changelist")
         self.assertContains(page, "queue_name=mails")

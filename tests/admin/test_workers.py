@@ -26,8 +26,8 @@ class WorkerPageTests(AdminTests):
         page = self.get("worker_changelist")
         for text in ("Working", "Idle", "mails, reports", "4 threads", "50 coroutines", "1.2.3"):
             self.assertContains(page, text)
-        self.assertContains(page, "64.0\xa0MB")
-        self.assertRegex(page.content.decode(), r"\d+ s ago")
+        self.assertContains(page, "64\xa0MiB")
+        self.assertRegex(page.content.decode(), r"\d+\ss ago")
         self.assertNotContains(page, "&quot;mails")
 
     def test_a_page_says_what_the_worker_runs_with_links(self):
@@ -58,7 +58,7 @@ class WorkerPageTests(AdminTests):
         self.assertEqual(said(Wish.DRAIN, running=1), "draining")
         self.assertEqual(said(Wish.DRAIN), "drained")
         self.assertEqual(said(Wish.STOP, running=1), "stopping")
-        self.assertEqual(said(age=20.0, silent=True), "silent for 20 s")
+        self.assertEqual(said(age=20.0, silent=True), "silent for 20\xa0s")
         self.assertEqual(said(age=40.0, silent=True, lost=True), "lost")
 
     def test_a_worker_of_a_backend_that_is_gone_is_shown_too(self):
@@ -151,6 +151,26 @@ class WorkerPermissionTests(AdminTests):
             dict(Worker.objects.values_list("id", "wish")),
             {"w-1": "drain", "w-2": "drain", "w-3": None},
         )
+
+    def test_to_stop_the_selected_ones_is_asked_about_first(self):
+        for id in ("w-1", "w-2", "w-3"):
+            self.worker(id)
+        self.become("view_worker", "stop_worker")
+        url = f"{self.url('worker_changelist')}?q=w-"
+        data = {"action": "stop", "_selected_action": ["w-1", "w-2"]}
+        page = self.client.post(url, data)
+        self.assertContains(page, "Are you sure?")
+        self.assertContains(page, "w-1, w-2")
+        self.assertContains(page, f'action="{url}"')
+        self.assertEqual(page.context["ids"], ["w-1", "w-2"])
+        self.assertFalse(Worker.objects.filter(wish__isnull=False).exists())
+        page = self.client.post(url, {**data, "confirmed": "yes"}, follow=True)
+        self.assertContains(page, "2 workers were asked to stop.")
+        self.assertEqual(Worker.objects.filter(wish=Wish.STOP).count(), 2)
+        self.become("view_worker", "drain_worker")
+        data = {**data, "_selected_action": ["w-3"], "confirmed": "yes"}
+        self.client.post(url, data)
+        self.assertIsNone(Worker.objects.get(id="w-3").wish)
 
 
 class ObeyingTests(WorkerTestCase):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
 from django.contrib import messages
@@ -13,11 +14,11 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.template.response import TemplateResponse
 from django.urls import reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from .. import bulk
+from .. import bulk, clock
 from ..models import Job
 from ..search import JobSearch, SearchError
 from ..state import durable_backends
@@ -28,13 +29,17 @@ from .job_list import known_queues, refuse_secrets
 if TYPE_CHECKING:
     from .jobs import JobAdmin
 
-# Selected jobs that get a log entry each.
+# Selected jobs that get a log entry each; copies to which a message leads.
 MOST_ENTRIES = 100
+MOST_LINKS = 3
 # What tells whether a job was changed.
 _STATE = (
     *("id", "status", "lease", "queue_name", "priority", "run_at"),
     *("delete_after", "cancel_requested_at"),
 )
+
+
+type _States = dict[UUID, tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +72,24 @@ _SENSIBLE = {
 
 
 def allowed(
-    model_admin: "JobAdmin", request: HttpRequest, status: str = ""
+    model_admin: "JobAdmin", request: HttpRequest, job: Job | None = None
 ) -> list[dict[str, Any]]:
-    """Return name and label of the actions that the user may do, to jobs in a status or in any."""
+    """Return name and label of the actions that the user may do, to a job as it is or to any."""
     return [
         {"name": name, "label": action.label}
         for name, action in bulk.ACTIONS.items()
         if model_admin.has_job_permission(request, action.permission)
-        and (not status or status in _SENSIBLE.get(name, (status,)))
+        and (job is None or _is_sensible(name, job))
     ]
+
+
+def _is_sensible(name: str, job: Job) -> bool:
+    """Return whether an action changes something of a job."""
+    if name == "cancel" and job.cancel_requested_at is not None:
+        return False
+    if name == "mark" and job.delete_after is not None and job.delete_after <= clock.now():
+        return False
+    return job.status in _SENSIBLE.get(name, (job.status,))
 
 
 def view(model_admin: "JobAdmin", request: HttpRequest) -> HttpResponse:
@@ -141,8 +155,10 @@ def _ask(
 ) -> HttpResponse:
     using = jobs_database()
     if wanted.search is None:
-        number = Job.objects.using(using).filter(id__in=wanted.ids).count()
-        what = n_jobs(number, number)
+        jobs = Job.objects.using(using).filter(id__in=wanted.ids)
+        number = jobs.count()
+        only = jobs.only("task_path").first() if number == 1 else None
+        what = str(only) if only else n_jobs(number, number)
     else:
         count = wanted.search.count(using)
         what = _("All jobs that match, %(count)s as of now. Jobs enqueued later are left out.") % {
@@ -172,7 +188,7 @@ def _ask(
             "job_id": wanted.job_id,
             "argument": wanted.argument,
             "errors": error,
-            "back_url": _back_url(model_admin, wanted),
+            "back_url": _came_from(model_admin, request) or _back_url(model_admin, wanted),
             **_queues(using, wanted),
         },
     )
@@ -230,10 +246,12 @@ def _act_on_selected(model_admin: "JobAdmin", request: HttpRequest, wanted: Want
     _refuse_to_repeat(model_admin, request, wanted, jobs)
     rows = {job.id: job for job in jobs.only(*_STATE, "task_path")}
     before = _states(jobs)
-    changed = wanted.action.word(jobs, wanted.argument)
+    made: list[UUID] = []
+    is_copy = wanted.name == "copy"
+    changed = jobs.copy(made) if is_copy else wanted.action.word(jobs, wanted.argument)
     after = _states(jobs)
     kept = len(wanted.ids) - changed
-    text = wanted.action.done(changed)
+    text = _done(wanted, changed, after)
     if kept > 0:
         text = _("%(done)s; %(kept)s") % {
             "done": text,
@@ -245,11 +263,26 @@ def _act_on_selected(model_admin: "JobAdmin", request: HttpRequest, wanted: Want
             % kept,
         }
     level = messages.SUCCESS if changed else messages.WARNING
-    model_admin.message_user(request, f"{text}.", level)
+    if made:
+        links = [(_url(model_admin, "change", id), id) for id in made[:MOST_LINKS]]
+        links_to = format_html_join(", ", '<a href="{}">{}</a>', links)
+        text = format_html("{}: {}{}", text, links_to, ", …" if made[MOST_LINKS:] else "")
+    model_admin.message_user(request, format_html("{}.", text), level)
     touched = [rows[id] for id, state in before.items() if after.get(id) != state]
     if changed:
         _log(request, touched or list(rows.values()), wanted)
     return HttpResponseRedirect(_back_url(model_admin, wanted, gone=not after))
+
+
+def _done(wanted: Wanted, changed: int, after: "_States") -> str:
+    """Return what was done, as a sentence without its full stop."""
+    asked = sum(state[1] == JobStatus.RUNNING for state in after.values())
+    if wanted.name != "cancel" or not asked:
+        return wanted.action.done(changed)
+    # Those are not cancelled yet: their workers are told.
+    text = ngettext("%d running job was asked to end", "%d running jobs were asked to end", asked)
+    waited = [wanted.action.done(changed - asked)] if changed > asked else []
+    return ", ".join([*waited, text % asked])
 
 
 def _refuse_to_repeat(
@@ -264,7 +297,7 @@ def _refuse_to_repeat(
             raise PermissionDenied
 
 
-def _states(jobs: Any) -> dict[UUID, tuple[Any, ...]]:
+def _states(jobs: Any) -> _States:
     return {row[0]: row for row in jobs.values_list(*_STATE)}
 
 
@@ -275,13 +308,9 @@ def _act_on_all(model_admin: "JobAdmin", request: HttpRequest, wanted: Wanted) -
     words = ", ".join(f"{label}: {value}" for label, value in in_words(search))
     entry = f"{_message(wanted)}: {words or _('all jobs')}"
     _log_one(request, id, _("All jobs that match"), entry)
-    url = reverse(
-        "admin:durable_tasks_job_change", args=[id], current_app=model_admin.admin_site.name
-    )
-    text = _("A job acts on all that match. {} shows how far it is.")
-    link = format_html('<a href="{}">{}</a>', url, _("Its page"))
-    model_admin.message_user(request, format_html(text, link), messages.SUCCESS)
-    return HttpResponseRedirect(url)
+    text = _("A job acts on all that match. This is its page, which shows how far it is.")
+    model_admin.message_user(request, text, messages.SUCCESS)
+    return HttpResponseRedirect(_url(model_admin, "change", id))
 
 
 def _message(wanted: Wanted) -> str:
@@ -335,6 +364,21 @@ def _back_url(model_admin: "JobAdmin", wanted: Wanted, *, gone: bool = False) ->
     if wanted.job_id and wanted.ids and not gone:
         return _url(model_admin, "change", wanted.ids[0])
     return _list_url(model_admin, wanted.query)
+
+
+def _came_from(model_admin: "JobAdmin", request: HttpRequest) -> str:
+    """Return the page of ours whose link this request followed; "" if there is none."""
+    try:
+        origin = urlsplit(request.headers.get("Referer", "") if request.method == "GET" else "")
+    except ValueError:
+        return ""
+    ours = reverse(
+        "admin:app_list", args=[Job._meta.app_label], current_app=model_admin.admin_site.name
+    )
+    is_ours = origin.netloc == request.get_host() and origin.path.startswith(ours)
+    if not is_ours or origin.path == request.path:
+        return ""
+    return urlunsplit(("", "", origin.path, origin.query, ""))
 
 
 def _list_url(model_admin: "JobAdmin", query: str) -> str:

@@ -1,9 +1,22 @@
 """Figures as people read them: 1.2k, 340 ms, 3 min ago."""
 
+from collections.abc import Callable
+from functools import wraps
+
 from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 
 NONE = "\N{EN DASH}"
+
+
+def _unbroken[**P](words: Callable[P, str]) -> Callable[P, str]:
+    """Keep a number and its unit on one line."""
+
+    @wraps(words)
+    def unbroken(*args: P.args, **kwargs: P.kwargs) -> str:
+        return words(*args, **kwargs).replace(" ", "\N{NO-BREAK SPACE}")
+
+    return unbroken
 
 
 def short(number: float | None) -> str:
@@ -16,6 +29,7 @@ def short(number: float | None) -> str:
     return _figures(number)
 
 
+@_unbroken
 def percent(share: float | None) -> str:
     """Return a share, 0 to 1, in percent; what is more than none is never shown as 0."""
     if share is None:
@@ -25,6 +39,7 @@ def percent(share: float | None) -> str:
     return f"{_figures(share * 100)} %"
 
 
+@_unbroken
 def duration(seconds: float | None) -> str:
     """Return a time in its greatest unit, or two: 340 ms, 4.2 s, 5 min 20 s, 3 h, 2 d."""
     if seconds is None:
@@ -47,6 +62,7 @@ def duration(seconds: float | None) -> str:
     return _("%s d") % (whole // 86_400)
 
 
+@_unbroken
 def rough(seconds: float) -> str:
     """Return a time in its greatest unit, rounded down: 34 s, 2 min, 3 h, 4 d."""
     whole = max(0, int(seconds))

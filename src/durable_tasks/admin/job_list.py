@@ -1,6 +1,6 @@
 """The list of jobs: tabs of statuses, filters, and rows; no table is counted."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import SimpleNamespace
@@ -8,11 +8,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.db import connections
+from django.db.models import CharField, Func
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
 from .. import clock
-from ..models import ErrorGroup, Job, PeriodicTask, Statistic
+from ..models import ErrorGroup, Job, Pause, PeriodicTask, Statistic
 from ..redaction import is_secret
 from ..search import JobSearch, Page, SearchError
 from ..state import Count, durable_backends
@@ -33,10 +34,21 @@ PRESETS = ("15m", "1h", "24h", "7d")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A job as the list shows it."""
+    """A job as the list shows it.
+
+    ``worker_id``: that has it or, of one that failed or was cancelled, that had it last.
+    ``is_held``: its queue is paused.
+    """
 
     job: Job
     now: datetime
+    worker_id: str
+    is_held: bool
+
+    @property
+    def is_to_end(self) -> bool:
+        """Whether it runs, and its cancel was asked for."""
+        return self.job.status == JobStatus.RUNNING and self.job.cancel_requested_at is not None
 
     @property
     def module(self) -> str:
@@ -66,6 +78,44 @@ class Row:
     def run_time(self) -> str:
         seconds = run_seconds(self.job, self.now)
         return "" if seconds is None else duration(seconds)
+
+
+def rows_of(jobs: Sequence[Job], now: datetime, using: str) -> list[Row]:
+    """Return jobs as the list shows them, at a query more for each kind of them that needs one."""
+    held, last = set[tuple[str, str]](), dict[Any, str | None]()
+    if any(job.status == JobStatus.READY for job in jobs):
+        pauses = Pause.objects.using(using).exclude(queue_name="")
+        held = set(pauses.values_list("backend_name", "queue_name"))
+    if ids := [job.id for job in jobs if job.status in _WORKER_IN_ERRORS]:
+        found = Job.objects.using(using).filter(id__in=ids).annotate(last=LastWorker("errors"))
+        last = dict(found.values_list("id", "last"))
+    return [
+        Row(
+            *(job, now, str(job.worker_id or last.get(job.id) or "")),
+            is_held=job.status == JobStatus.READY and (job.backend_name, job.queue_name) in held,
+        )
+        for job in jobs
+    ]
+
+
+_WORKER_IN_ERRORS = (JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+class LastWorker(Func):
+    """The worker of the last of a job's errors; asked for alone, since tracebacks are long."""
+
+    output_field = CharField()
+    template = "JSON_EXTRACT(%(expressions)s, '$[#-1].worker_id')"
+
+    def as_postgresql(self, compiler: Any, connection: Any) -> Any:
+        template = "(%(expressions)s -> -1 ->> 'worker_id')"
+        return self.as_sql(compiler, connection, template=template)
+
+    def as_mysql(self, compiler: Any, connection: Any) -> Any:
+        # The last element has a sign of its own on MySQL and on late versions of MariaDB only.
+        path = "CONCAT('$[', GREATEST(JSON_LENGTH(%(expressions)s), 1) - 1, '].worker_id')"
+        value = f"JSON_UNQUOTE(JSON_EXTRACT(%(expressions)s, {path}))"
+        return self.as_sql(compiler, connection, template=f"NULLIF({value}, 'null')")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +208,7 @@ def _context(request: HttpRequest, base_url: str, using: str) -> dict[str, Any]:
         "since_local": _local(search.since),
         "until_local": _local(search.until),
         "chips": list(_chips(search, base_url)),
-        "rows": [Row(job, now) for job in page.jobs],
+        "rows": rows_of(page.jobs, now, using),
         "page": page,
         "looked": Count(page.looked) if page.looked else None,
         "looked_to": Moment.of(page.looked_to, now),

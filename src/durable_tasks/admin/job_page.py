@@ -19,8 +19,8 @@ from ..search import JobSearch, SearchError
 from ..statuses import ENDED, JobStatus
 from .base import Moment, secrets_of
 from .figures import duration
-from .job_list import Row
-from .timeline import entries_of, kind_of, time_in, timeline_of
+from .job_list import Row, rows_of
+from .timeline import Runs, entries_of, kind_of, time_in, timeline_of
 from .tracebacks import Block, blocks
 
 # A value with more lines or characters is folded.
@@ -41,9 +41,9 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An attempt that raised, or whose worker was lost."""
+    """A run that raised, or whose worker was lost; ``number``: None of what was no run."""
 
-    number: Any
+    number: int | None
     kind: str
     exception_class_path: str
     message: str
@@ -76,21 +76,23 @@ def context(request: HttpRequest, job: Job, admin_name: str) -> dict[str, Any]:
     now = clock.now()
     redact = secrets_of(job.backend_name)
     list_url = reverse("admin:durable_tasks_job_changelist", current_app=admin_name)
+    [row] = rows_of([job], now, job._state.db or "default")
     return {
         "job": job,
-        "row": Row(job, now),
+        "row": row,
         "timeline": timeline_of(job, now),
         "times": [(label, Moment.of(at, now)) for label, at in _times(job) if at],
         "values": list(_values(job, redact)),
         "failures": _failures(job, redact, now),
+        "attempts": _attempts(job),
         "progress": _progress(job, list_url),
         "links": list(_links(job, list_url)),
         "neighbours": _neighbours(job, admin_name),
-        "worker_url": _worker_url(request, job, admin_name),
+        "worker_url": _worker_url(request, row, admin_name),
         "schedule_url": _schedule_url(request, job, admin_name),
-        "wait": _wait(job),
+        "began": _began(job),
         "changes": job.status not in ENDED,
-        "state": f"{job.status} {job.lease} {job.attempts} {job.cancel_requested_at}",
+        "state": f"{job.status} {job.lease} {job.attempts} {job.cancel_requested_at} {row.is_held}",
     }
 
 
@@ -98,18 +100,36 @@ def _times(job: Job) -> Iterator[tuple[str, datetime | None]]:
     yield _("Enqueued"), job.enqueued_at
     yield _("Asked to run after"), job.run_after
     yield _("Due"), job.run_at
-    yield _("First started"), job.started_at
+    # A retry by hand begins anew; the first error stays.
+    starts = [job.started_at, *(time_in(entry.get("started_at")) for entry in entries_of(job)[:1])]
+    yield _("First started"), min((at for at in starts if at), default=None)
     yield _("Last started"), job.last_attempted_at
     yield _("Cancel requested"), job.cancel_requested_at
     yield _("Finished"), job.finished_at
     yield _("To be deleted after"), job.delete_after
 
 
-def _wait(job: Job) -> str:
-    """Return how long the last run had waited since it was due."""
-    if job.last_attempted_at is None:
+def _began(job: Job) -> str:
+    """Return how long after it was due the last run began, once that is known.
+
+    While it runs, only the time of its claim is; and once it waits again, it is due at another.
+    """
+    if job.status not in (JobStatus.SUCCESSFUL, JobStatus.FAILED) or not job.last_attempted_at:
         return ""
-    return duration(max((job.last_attempted_at - job.run_at).total_seconds(), 0))
+    seconds = max((job.last_attempted_at - job.run_at).total_seconds(), 0)
+    return _("%(time)s after it was due") % {"time": duration(seconds)}
+
+
+def _attempts(job: Job) -> str:
+    """Return how often it was tried; after a retry by hand, since then and in all."""
+    runs = Runs(job)
+    before, since = runs.before, job.attempts
+    if not before:
+        return str(since)
+    return _("%(since)s since it was retried by hand, %(all)s in all") % {
+        "since": since,
+        "all": before + since,
+    }
 
 
 def _values(job: Job, redact: tuple[str, ...]) -> Iterator[Value]:
@@ -134,10 +154,10 @@ def _value(label: str, value: Any, redact: tuple[str, ...]) -> Value:
 
 
 def _failures(job: Job, redact: tuple[str, ...], now: datetime) -> list[Failure]:
-    """Return the attempts that ended with an error, the newest first."""
+    """Return the errors of the runs, the newest first."""
     return [
         Failure(
-            number=entry.get("attempt"),
+            number=number,
             kind=kind_of(entry),
             exception_class_path=str(entry["exception_class_path"]),
             message=_last_line(text),
@@ -145,7 +165,7 @@ def _failures(job: Job, redact: tuple[str, ...], now: datetime) -> list[Failure]
             at=Moment.of(time_in(entry.get("finished_at")), now),
             blocks=list(blocks(text)),
         )
-        for entry in reversed(entries_of(job))
+        for entry, number, _again in reversed(Runs(job).entries)
         if entry.get("exception_class_path")
         for text in [redacted_text(str(entry.get("traceback") or ""), redact)]
     ]
@@ -208,18 +228,16 @@ def _neighbours(job: Job, admin_name: str) -> dict[str, str]:
     }
 
 
-def _worker_url(request: HttpRequest, job: Job, admin_name: str) -> str:
+def _worker_url(request: HttpRequest, row: Row, admin_name: str) -> str:
     """Return the page of the job's worker, while that is alive and may be seen."""
-    workers = Worker.objects.using(job._state.db)
+    workers, id = Worker.objects.using(row.job._state.db), row.worker_id
     if (
-        not job.worker_id
+        not id
         or not request.user.has_perm("durable_tasks.view_worker")
-        or not workers.filter(id=job.worker_id).exists()
+        or not workers.filter(id=id).exists()
     ):
         return ""
-    return reverse(
-        "admin:durable_tasks_worker_change", args=[quote(job.worker_id)], current_app=admin_name
-    )
+    return reverse("admin:durable_tasks_worker_change", args=[quote(id)], current_app=admin_name)
 
 
 def _schedule_url(request: HttpRequest, job: Job, admin_name: str) -> str:

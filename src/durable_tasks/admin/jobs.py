@@ -72,7 +72,7 @@ class JobAdmin(ReadOnlyAdmin):
                 **job_page.context(request, job, self.admin_site.name),
                 "title": str(job),
                 "original": job,
-                "actions": actions.allowed(self, request, job.status),
+                "actions": actions.allowed(self, request, job),
                 "ended": ENDED,
                 "has_view_permission": True,
                 **(extra_context or {}),

@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.formats import date_format
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -72,6 +72,11 @@ class PeriodicTaskAdmin(MachineAdmin):
 
     # Columns
 
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        may_add = admin.ModelAdmin.has_add_permission(self, request)
+        context = {"nothing_schedulable": may_add and not schedulable(), **(extra_context or {})}
+        return super().changelist_view(request, context)
+
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         changes = super().get_changelist_instance(request)
         changes.result_list = _with_runs(changes.result_list, SHOWN)
@@ -95,7 +100,10 @@ class PeriodicTaskAdmin(MachineAdmin):
     @admin.display(description=gettext_lazy("state"))
     def state(self, row: Any) -> SafeString:
         made = _("made in the admin") if _is_ours(row) else _("made in the settings")
-        return format_html('{}<br><span class="dt-quiet dt-small">{}</span>', self.how(row), made)
+        said = [self.how(row), format_html('<span class="dt-quiet dt-small">{}</span>', made)]
+        if _lateness(row) > LATE_AFTER and (problem := _next_times(row)[1]):
+            said.append(format_html('<span class="dt-small">{}</span>', problem))
+        return format_html_join(SafeString("<br>"), "{}", ([each] for each in said))
 
     def how(self, row: Any) -> SafeString:
         """Return how it is."""
@@ -103,8 +111,7 @@ class PeriodicTaskAdmin(MachineAdmin):
             return pill("paused", _("disabled"))
         if row.next_run_at is None:
             return pill("cancelled", _("over"))
-        late = (row.dt_now - row.next_run_at).total_seconds()
-        if late > LATE_AFTER:
+        if (late := _lateness(row)) > LATE_AFTER:
             return pill("failed", _("late by %(length)s") % {"length": rough(late)})
         return pill("successful", _("enabled"))
 
@@ -283,6 +290,14 @@ def _timetable(row: PeriodicTask) -> Timetable:
     if backend is None:
         raise LookupError(f"The backend {row.backend_name!r} is not in TASKS.")
     return Timetable.of(row.backend_name, backend.durable_options)
+
+
+def _lateness(row: Any) -> float:
+    """Return the seconds since a row should have run; below 0 before that, 0 if it is not to."""
+    if not row.enabled or row.next_run_at is None:
+        return 0.0
+    late: float = (row.dt_now - row.next_run_at).total_seconds()
+    return late
 
 
 def _next_times(row: Any) -> tuple[list[tuple[SafeString, SafeString]], str]:

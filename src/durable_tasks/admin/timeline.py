@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 
 from ..exceptions import TaskCancelled, WorkerLost
 from ..models import Job
-from ..statuses import ENDED, JobStatus
+from ..statuses import ENDED, WAITING, JobStatus
 from .base import Moment
 from .figures import duration
 
@@ -34,14 +34,17 @@ class Bar:
 
 @dataclass(slots=True)
 class Attempt:
-    """One line of the timeline; ``number``: None for a wait that no run has followed yet."""
+    """One line of the timeline; ``number``: of the run, None for a wait that no run has followed.
+
+    ``again``: somebody had the job run again, which had ended.
+    """
 
     number: int | None
     kind: str
     begin: datetime | None
     end: datetime | None
     waited_from: datetime
-    worker_id: str = ""
+    again: bool = False
     exception_class_path: str = ""
     bars: list[Bar] = field(default_factory=list)
     text: str = ""
@@ -88,25 +91,62 @@ def entries_of(job: Job) -> list[dict[str, Any]]:
     return [entry for entry in errors if isinstance(entry, dict)]
 
 
+class Runs:
+    """The runs of a job, numbered in their order, as far as it knows of them.
+
+    Attempts count from 1 again once somebody has a job run again that had ended. ``entries``: its
+    errors, each with the number of its run and whether it is the first one since that; the number
+    is None of what was no run, such as a cancel while it waited. ``before``: how many runs came
+    before the last time that somebody did it. ``again``: whether the errors end there.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.entries: list[tuple[dict[str, Any], int | None, bool]] = []
+        self.before = self._last = 0
+        self._cancelled = False
+        for entry in entries_of(job):
+            self.entries.append((entry, *self._add(entry)))
+        follows = job.attempts + (job.status in WAITING)
+        self.again = bool(self.entries) and job.status not in _AS_ERRORS and self._begins(follows)
+
+    def _add(self, entry: dict[str, Any]) -> tuple[int | None, bool]:
+        attempt, is_cancel = entry.get("attempt"), kind_of(entry) == "cancelled"
+        if not isinstance(attempt, int) or (is_cancel and not entry.get("started_at")):
+            self._cancelled |= is_cancel
+            return None, False
+        again = self._begins(attempt)
+        self._last, self._cancelled = attempt, is_cancel
+        return self.before + attempt, again
+
+    def _begins(self, attempt: int) -> bool:
+        """Return whether the count begins anew with this attempt."""
+        if not self._cancelled and attempt > self._last:
+            return False
+        self.before, self._last = self.before + self._last, 0
+        return True
+
+
+# Ended, and the last of the errors says how.
+_AS_ERRORS = (JobStatus.FAILED, JobStatus.CANCELLED)
+
+
 def _attempts(job: Job, now: datetime) -> Iterator[Attempt]:
     """Yield the runs in their order, and the wait for the next one."""
-    last = job.enqueued_at
-    for entry in entries_of(job):
+    last, runs = job.enqueued_at, Runs(job)
+    for entry, number, again in runs.entries:
         begin, end = time_in(entry.get("started_at")), time_in(entry.get("finished_at"))
-        kind = kind_of(entry)
         yield Attempt(
-            *(entry.get("attempt"), kind, begin, end, last, entry.get("worker_id") or ""),
+            *(number, kind_of(entry), begin, end, last, again),
             exception_class_path=entry.get("exception_class_path") or "",
         )
         last = end or last
+    number, again = runs.before + job.attempts, runs.again
     if job.status == JobStatus.RUNNING:
-        begin = job.last_attempted_at or now
-        yield Attempt(job.attempts, "running", begin, now, last, job.worker_id or "")
+        yield Attempt(number, "running", job.last_attempted_at or now, now, last, again)
     elif job.status == JobStatus.SUCCESSFUL:
-        begin = job.last_attempted_at
-        yield Attempt(job.attempts, "successful", begin, job.finished_at, last, job.worker_id or "")
+        yield Attempt(number, "successful", job.last_attempted_at, job.finished_at, last, again)
     elif job.status not in ENDED:
-        yield Attempt(None, job.status.lower(), None, now, last)
+        yield Attempt(None, job.status.lower(), None, now, last, again)
     elif job.status == JobStatus.CANCELLED and (not job.errors or last < _end(job)):
         yield Attempt(None, "cancelled", None, _end(job), last)
 
@@ -119,8 +159,12 @@ def _draw(attempt: Attempt, scale: _Scale, job: Job) -> None:
     waited_to = attempt.begin or attempt.end
     texts = []
     if waited_to is not None and waited_to > attempt.waited_from:
-        waited = duration((waited_to - attempt.waited_from).total_seconds())
-        text = _("waited %(time)s") % {"time": waited}
+        waited = {"time": duration((waited_to - attempt.waited_from).total_seconds())}
+        text = _("waited %(time)s")
+        if attempt.again:  # for most of that time it had ended
+            begun = _("retried by hand, began %(time)s after the run before")
+            text = _("retried by hand") if attempt.begin is None else begun
+        text %= waited
         texts.append(text)
         attempt.bars.append(scale.bar("waited", text, attempt.waited_from, waited_to))
     if attempt.begin is not None and attempt.end is not None:

@@ -1,12 +1,13 @@
 """The admin of workers: who is there and what they do; to drain and to stop them."""
 
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.template.defaultfilters import filesizeformat
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.http import urlencode
@@ -23,6 +24,7 @@ from .machine import MachineAdmin, dotted, pill
 
 # Jobs that the page of a worker shows.
 MOST_JOBS = 100
+MIB = 1024 * 1024
 
 
 @admin.register(Worker)
@@ -83,7 +85,7 @@ class WorkerAdmin(MachineAdmin):
 
     @admin.display(description=gettext_lazy("memory"), ordering="memory")
     def memory_used(self, worker: Worker) -> SafeString:
-        size = NONE if worker.memory is None else filesizeformat(worker.memory)
+        size = NONE if worker.memory is None else f"{worker.memory // MIB:,}\N{NO-BREAK SPACE}MiB"
         return format_html('<span class="dt-nowrap">{}</span>', size)
 
     def process(self, worker: Worker) -> SafeString:
@@ -158,8 +160,32 @@ class WorkerAdmin(MachineAdmin):
         description=gettext_lazy("Stop the selected workers once what they run has ended"),
         permissions=["stop"],
     )
-    def stop(self, request: HttpRequest, workers: "QuerySet[Worker]") -> None:
-        self._ask(request, workers, "stop")
+    def stop(self, request: HttpRequest, workers: "QuerySet[Worker]") -> HttpResponse | None:
+        if request.POST.get("confirmed") == "yes":
+            self._ask(request, workers, "stop")
+            return None
+        ids = [worker.id for worker in workers]
+        return TemplateResponse(
+            request,
+            "admin/durable_tasks/job/act.html",
+            {
+                **self.admin_site.each_context(request),
+                "title": _("Are you sure?"),
+                "opts": self.opts,
+                "cl": SimpleNamespace(opts=self.opts, formset=None),
+                "actions_on_top": True,
+                "media": self.media,
+                "act_url": request.get_full_path(),
+                "back_url": request.get_full_path(),
+                "action": {"name": "stop", "label": _("Stop")},
+                "what": _(
+                    "They finish what runs, give back the rest, and end. A supervisor starts no "
+                    "others in their place."
+                ),
+                "words": [(_("Workers"), ", ".join(ids))],
+                "ids": ids,
+            },
+        )
 
     def _ask(self, request: HttpRequest, workers: Any, act: str) -> None:
         wish = None if act == "go_on" else Wish(act)

@@ -199,9 +199,11 @@ class Command(BaseCommand):
             reload = asked
         for name in ("batch", "max_tasks_per_process", "max_memory", "processes"):
             if reload and (options[name] > 1 if name == "processes" else options[name]):
-                if asked:
-                    option = f"--{name.replace('_', '-')}"
-                    text = f"--reload does not work with {option}: going on without it."
+                option = f"--{name.replace('_', '-')}"
+                text = f"--reload does not work with {option}: going on without it."
+                if not asked:
+                    text = f"DEBUG is on, but with {option} nothing reloads when code changes."
+                if asked or name != "batch":  # which nobody expects to reload
                     self.stderr.write(self.style.WARNING(text))
                 reload = False
         if reload or (lifeline is not None and settings.DEBUG):
