@@ -169,9 +169,9 @@ def without_limit(number, seconds):
 @task(takes_context=True)
 def poll(context, key):
     """Hold ``key`` until the job is cancelled; leave what the context then says."""
-    Effect.objects.create(key=f"held {key}")
     before = context.cancelled
     try:
+        Effect.objects.create(key=f"held {key}")
         spin()
     except TaskCancelled as error:
         Effect.objects.create(key=f"{before} {context.cancelled} {error}")
@@ -180,9 +180,9 @@ def poll(context, key):
 
 @task(takes_context=True)
 async def async_poll(context, key):
-    await Effect.objects.acreate(key=f"held {key}")
     before = context.cancelled
     try:
+        await Effect.objects.acreate(key=f"held {key}")
         await asyncio.sleep(PATIENCE)
     except asyncio.CancelledError:
         await sync_to_async(Effect.objects.create)(key=f"{before} {context.cancelled}")
