@@ -65,10 +65,6 @@ class IgnoredPlanTests(PooledTestCase, direct.PostgreSQLPlanTests):
     config = IGNORES
 
 
-class SessionPlanTests(PooledTestCase, direct.PostgreSQLPlanTests):
-    config: ClassVar[dict[str, Any]] = {"pool_mode": "session"}
-
-
 class LentTests(PooledTestCase):
     """What becomes of the one connection that the engine and all others are lent."""
 
