@@ -21,10 +21,9 @@ from tests import servers
 DATABASES = ("sqlite", "postgres", "mysql")
 LABELS = {"sqlite": "SQLite", "postgres": "PostgreSQL", "mysql": "MariaDB/MySQL"}
 
-# Each process has databases of its own. One more than cores, because many tests wait; in the order
-# in which they stand, because the slow ones, few in a class, would otherwise be left to the end.
-PROCESSES = min(4, (os.cpu_count() or 1) + 1)
-SHARED = ["-n", str(PROCESSES), "--dist", "loadscope", "--no-loadscope-reorder"]
+# As many processes as cores, each with databases of its own. In the order in which they stand: the
+# slow tests, few in a class, would otherwise be left to the end.
+SHARED = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadscope", "--no-loadscope-reorder"]
 
 # How long an interrupted pytest may take to drop its databases.
 CLEANUP_SECONDS = 30
