@@ -2,6 +2,8 @@
 
 import signal
 
+import pytest
+
 from durable_tasks.compat import task_backends
 from durable_tasks.models import Job, Worker
 
@@ -29,6 +31,7 @@ class StopTests(WorkerTestCase):
         holding.append(tasks.async_hold.using(priority=1).enqueue("async"))
         return holding, [tasks.effect.enqueue(f"later {n}") for n in range(20)]
 
+    @pytest.mark.any_database
     def test_each_signal_lets_what_runs_end_and_gives_the_rest_back(self):
         for name in ("SIGINT", "SIGTERM", "SIGQUIT"):
             holding, ahead = self.enqueue_with_some_ahead()

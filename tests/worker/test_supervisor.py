@@ -252,6 +252,7 @@ class SupervisorTests(SupervisedTestCase):
 
 
 class StopTests(SupervisedTestCase):
+    @pytest.mark.any_database
     def test_a_signal_lets_what_runs_end(self):
         for name in ("SIGTERM", "SIGINT", "SIGQUIT"):
             with self.subTest(signal=name), self.running() as supervisor:
@@ -289,6 +290,7 @@ class StopTests(SupervisedTestCase):
             self.assertNotIn("Traceback", supervisor.output())
             self.assertFalse(Worker.objects.exists())
 
+    @pytest.mark.any_database
     def test_a_second_signal_stops_at_once(self):
         with self.running() as supervisor:
             result = tasks.hold.enqueue("x")
@@ -312,6 +314,7 @@ class StopTests(SupervisedTestCase):
             supervisor._heed(signal.SIGTERM)
             kill.assert_called_once()
 
+    @pytest.mark.any_database
     def test_one_process_stops_at_once_after_its_time(self):
         result = tasks.hold.enqueue("x")
         with running_worker("--shutdown-timeout", "0.2", options=NEVER) as worker:
@@ -347,6 +350,7 @@ class StopTests(SupervisedTestCase):
 
 
 class LimitTests(SupervisedTestCase):
+    @pytest.mark.any_database
     def test_a_process_is_renewed_after_its_tasks_and_nothing_is_lost(self):
         results = [tasks.effect.enqueue(f"job {n}") for n in range(12)]
         done = run_worker(*TWO, "--max-tasks-per-process", "3")
